@@ -1,0 +1,316 @@
+//! The bitmap itself.
+
+use crate::bits;
+use crate::drained::{Drained, Geometry};
+use crate::sync::{AtomicU64, Ordering};
+use crate::{IovaRange, PageSize};
+use std::fmt;
+use std::ops::Range;
+
+/// Which pages of one range changed.
+///
+/// Every method takes `&self`; any number of threads may mark, merge and drain at
+/// once. Who marks has written the bytes before (`Release`), who drains reads them
+/// after (`Acquire`), so that a drained page shows at least the write that marked it.
+///
+/// The range need not be aligned to the page size: pages at its ends count as far as
+/// they lie in it. Whatever lies outside is ignored by every method.
+///
+/// Memory: one bit a page, 2 MiB for 64 GiB of 4 KiB pages.
+pub struct Bitmap {
+    geometry: Geometry,
+    words: Box<[AtomicU64]>,
+}
+
+impl Bitmap {
+    /// The most words a bitmap may have: 2 GiB of them, for 64 TiB of 4 KiB pages.
+    pub const MAX_WORDS: usize = 1 << 28;
+
+    /// A clean bitmap over `range`.
+    ///
+    /// # Errors
+    ///
+    /// [`BitmapError::TooLarge`] above [`MAX_WORDS`](Self::MAX_WORDS), checked before
+    /// anything is allocated; [`BitmapError::NoMemory`].
+    pub fn new(range: IovaRange, page: PageSize) -> Result<Bitmap, BitmapError> {
+        let geometry = Geometry { range, page };
+        let count = geometry.pages().div_ceil(64);
+        let count = usize::try_from(count)
+            .ok()
+            .filter(|count| *count <= Self::MAX_WORDS)
+            .ok_or(BitmapError::TooLarge { range, page })?;
+        let mut words = Vec::new();
+        words
+            .try_reserve_exact(count)
+            .map_err(|_| BitmapError::NoMemory { words: count })?;
+        words.extend((0..count).map(|_| AtomicU64::new(0)));
+        Ok(Bitmap { geometry, words: words.into_boxed_slice() })
+    }
+
+    /// Marks every page that `range` touches.
+    pub fn mark(&self, range: IovaRange) {
+        let bits = self.geometry.bits(range);
+        for word in bits::words(&bits) {
+            // Even if the bits are set already: this write has to be seen by whoever
+            // drains them.
+            self.words[word].fetch_or(bits::mask(word, &bits), Ordering::Release);
+        }
+    }
+
+    /// Marks every page.
+    pub fn mark_all(&self) {
+        self.mark(self.geometry.range);
+    }
+
+    /// Takes over a foreign bitmap in the uAPI layout: bit `n` of `words` stands for
+    /// the `page` bytes at `from.start() + n * page`.
+    ///
+    /// The page sizes may differ either way, and `from` may start anywhere: every page
+    /// here that a set bit touches is marked. A set bit counts for its whole page,
+    /// past the end of `from` too, since the sender may have cleared all of it. Bits
+    /// past that page are ignored. Words that are missing count as set: a short answer
+    /// proves nothing.
+    pub fn merge(&self, from: IovaRange, page: PageSize, words: &[u64]) {
+        let wanted = from.length().div_ceil(page.bytes());
+        let given = (words.len() as u64).saturating_mul(64);
+        if given < wanted {
+            // `given` pages are fewer than `from` has, so their end is in it.
+            let start = from.start() + given * page.bytes();
+            let end = from.start().saturating_add(wanted.saturating_mul(page.bytes()));
+            let rest = IovaRange::between(start, end);
+            rest.into_iter().for_each(|rest| self.mark(rest));
+        }
+        // Not more than `words` has bits, so it is a `usize`.
+        let bits = wanted.min(given) as usize;
+        if page == self.geometry.page && page.floor(from.start()) == from.start() {
+            self.merge_words(self.geometry.number(from.start()), bits, words);
+        } else {
+            self.merge_runs(from.start(), page, bits, words);
+        }
+    }
+
+    /// Takes all dirty bits out.
+    pub fn drain(&self) -> Drained {
+        self.drain_range(self.geometry.range)
+    }
+
+    /// Takes out the dirty bits of all pages that `range` touches. A page that sticks
+    /// out of `range` is taken, and is in the answer as a whole.
+    pub fn drain_range(&self, range: IovaRange) -> Drained {
+        let bits = self.geometry.bits(range);
+        let words = bits::words(&bits);
+        Drained {
+            geometry: self.geometry,
+            first_word: words.start,
+            words: words.map(|word| self.take(word, bits::mask(word, &bits))).collect(),
+        }
+    }
+
+    /// Puts back what was drained, here or from another bitmap. Bits set meanwhile
+    /// stay.
+    pub fn restore(&self, drained: &Drained) {
+        if drained.geometry == self.geometry {
+            for (word, bits) in
+                self.words[drained.first_word..].iter().zip(&drained.words)
+            {
+                if *bits != 0 {
+                    word.fetch_or(*bits, Ordering::Release);
+                }
+            }
+        } else {
+            drained.runs().for_each(|run| self.mark(run));
+        }
+    }
+
+    /// Reads and clears the dirty bits of `range`, and sets them in `out` in the uAPI
+    /// layout: bit `n` stands for the `page` bytes at `range.start() + n * page`. Bits
+    /// that `out` has already stay set.
+    ///
+    /// `page` may be smaller or larger than the page size here, and `range` need not be
+    /// aligned to either. A page here that sticks out of `range` is reported, but stays
+    /// dirty for whoever asks for the rest of it. What of `range` lies outside of the
+    /// bitmap is clean.
+    ///
+    /// # Errors
+    ///
+    /// [`ReportError`] when `out` is too short; nothing is cleared then.
+    pub fn report(
+        &self,
+        range: IovaRange,
+        page: PageSize,
+        out: &mut [u64],
+    ) -> Result<(), ReportError> {
+        let needed = range.length().div_ceil(page.bytes()).div_ceil(64);
+        if (out.len() as u64) < needed {
+            return Err(ReportError { range, page, needed, given: out.len() });
+        }
+        let Some(inside) = self.geometry.range.intersection(range) else {
+            return Ok(());
+        };
+        let bits = self.geometry.bits(inside);
+        let cleared = self.whole(inside, &bits);
+        for word in bits::words(&bits) {
+            let asked = bits::mask(word, &bits);
+            let taken = asked & bits::mask(word, &cleared);
+            let mut found = self.take(word, taken);
+            if taken != asked {
+                found |= self.words[word].load(Ordering::Acquire) & asked & !taken;
+            }
+            let mut position = 0;
+            while let Some(run) = bits::next_run(&[found], position) {
+                position = run.end;
+                let run = word * 64 + run.start..word * 64 + run.end;
+                let dirty = self.geometry.addresses_in(&run, inside);
+                let bit =
+                    |address: u64| ((address - range.start()) >> page.shift()) as usize;
+                bits::set(out, &(bit(dirty.start())..bit(dirty.last()) + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of dirty pages. With others marking and draining, a number that was
+    /// never quite true.
+    pub fn count(&self) -> u64 {
+        self.words
+            .iter()
+            .map(|word| u64::from(word.load(Ordering::Acquire).count_ones()))
+            .sum()
+    }
+
+    /// Whether nothing is dirty.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| word.load(Ordering::Acquire) == 0)
+    }
+
+    /// The range that it covers, as given.
+    pub fn range(&self) -> IovaRange {
+        self.geometry.range
+    }
+
+    /// The page size.
+    pub fn page_size(&self) -> PageSize {
+        self.geometry.page
+    }
+
+    /// The number of pages that the range touches.
+    pub fn pages(&self) -> u64 {
+        self.geometry.pages()
+    }
+
+    /// Merges words of the same page size: the first of `count` bits is the page with
+    /// the absolute number `first`.
+    fn merge_words(&self, first: u64, count: usize, words: &[u64]) {
+        let own = self.geometry.number(self.geometry.range.start());
+        let skipped = own.saturating_sub(first);
+        let start = first.saturating_sub(own);
+        if skipped >= count as u64 || start >= self.pages() {
+            return;
+        }
+        let (skipped, start) = (skipped as usize, start as usize);
+        let end = (start as u64 + (count - skipped) as u64).min(self.pages()) as usize;
+        let target = start..end;
+        for word in bits::words(&target) {
+            // Where bit 0 of this word lies in `words`; it may lie before its start.
+            let found = if word * 64 >= start {
+                bits::gather(words, word * 64 - start + skipped)
+            } else {
+                bits::gather(words, skipped) << (start - word * 64)
+            };
+            let found = found & bits::mask(word, &target);
+            if found != 0 {
+                self.words[word].fetch_or(found, Ordering::Release);
+            }
+        }
+    }
+
+    /// Merges words of any page size: bit 0 of `count` is the page at `start`.
+    fn merge_runs(&self, start: u64, page: PageSize, count: usize, words: &[u64]) {
+        let range = self.geometry.range;
+        // Bits before the range and after it are not looked at.
+        let mut position = (range.start().saturating_sub(start) >> page.shift())
+            .min(count as u64) as usize;
+        while let Some(run) = bits::next_run(words, position) {
+            // The address of a page whose bit is in `from` does not overflow; that of
+            // its end may.
+            if run.start >= count {
+                break;
+            }
+            let run = run.start..run.end.min(count);
+            let first = start + ((run.start as u64) << page.shift());
+            let last = start + ((run.end as u64 - 1) << page.shift());
+            if first >= range.end() {
+                break;
+            }
+            let end = last.saturating_add(page.bytes());
+            IovaRange::between(first, end).into_iter().for_each(|run| self.mark(run));
+            position = run.end;
+        }
+    }
+
+    /// Takes the bits of `mask` out of a word.
+    fn take(&self, word: usize, mask: u64) -> u64 {
+        let word = &self.words[word];
+        // Most words are clean, and a load costs much less than a swap. What is set
+        // right after it is found the next time.
+        if word.load(Ordering::Relaxed) & mask == 0 {
+            0
+        } else if mask == u64::MAX {
+            word.swap(0, Ordering::AcqRel)
+        } else {
+            word.fetch_and(!mask, Ordering::AcqRel) & mask
+        }
+    }
+
+    /// Those of `bits`, the pages that `inside` touches, that do not stick out of it.
+    fn whole(&self, inside: IovaRange, bits: &Range<usize>) -> Range<usize> {
+        let head = self.geometry.addresses(&(bits.start..bits.start + 1));
+        let tail = self.geometry.addresses(&(bits.end - 1..bits.end));
+        let start = bits.start + usize::from(!inside.covers(head));
+        let end = bits.end - usize::from(!inside.covers(tail));
+        start..end.max(start)
+    }
+}
+
+impl fmt::Debug for Bitmap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bitmap")
+            .field("range", &self.range())
+            .field("page_size", &self.page_size().bytes())
+            .field("dirty_pages", &self.count())
+            .finish()
+    }
+}
+
+/// A bitmap that cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BitmapError {
+    /// It would have more than [`Bitmap::MAX_WORDS`] words.
+    #[error("a dirty bitmap of {page}-byte pages over {range} would be too large")]
+    TooLarge {
+        /// What it should have covered.
+        range: IovaRange,
+        /// In pages of this size.
+        page: PageSize,
+    },
+    /// There is not enough memory.
+    #[error("no memory for a dirty bitmap of {words} words")]
+    NoMemory {
+        /// The number of 64-bit words asked for.
+        words: usize,
+    },
+}
+
+/// Too few words for the bits of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a report of {page}-byte pages over {range} needs {needed} words, not {given}")]
+pub struct ReportError {
+    /// What was asked for.
+    pub range: IovaRange,
+    /// In pages of this size.
+    pub page: PageSize,
+    /// The number of 64-bit words it takes.
+    pub needed: u64,
+    /// The number of words there were.
+    pub given: usize,
+}

@@ -1,0 +1,5 @@
+//! Live migration of VFIO devices, as one crate.
+//!
+//! The rooms that a user of the library needs, by their names.
+
+pub use {abi, dirty, states};
