@@ -1,0 +1,15 @@
+//! The stream as a whole: what is written is read again, what was ever written stays
+//! readable, and nothing that a peer can send does harm.
+
+#[cfg(test)]
+mod documented;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod roundtrip;
+#[cfg(test)]
+mod samples;
+
+use vfio_migrate_wire as wire;
