@@ -1,0 +1,372 @@
+//! The log that a device keeps of its own writes to guest memory.
+
+use std::sync::Arc;
+
+use abi::dma_logging::{MAX_RANGES, MIN_REPORT_PAGE, Range};
+use abi::errno::Errno;
+use abi::feature::Feature;
+use abi::vfio_user::{LoggingControl, LoggingReport};
+use dirty::{IovaRange, PageSize};
+use port::{DirtyReport, DirtySource, SourceError, Space};
+use thiserror::Error;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::probe::{ProbeError, failed};
+use crate::transport::{Transport, TransportError};
+
+/// The dirty log of a device (features 6, 7 and 8, Linux 6.1), as a source of dirty
+/// bits.
+///
+/// The log is asked in pieces, so that no answer is larger than a transport takes.
+/// Every error means that all it covers is dirty; where the log is lost altogether,
+/// collecting goes on to fail until it is started again.
+pub struct DmaLog {
+    transport: Arc<dyn Transport>,
+    name: String,
+    most_words: usize,
+    active: Option<Active>,
+}
+
+struct Active {
+    /// What one bit of a report stands for.
+    page: PageSize,
+    /// What the device was asked to log, in rising order.
+    ranges: Vec<IovaRange>,
+    /// What the report that tried the log out had found, until it is collected.
+    early: Option<(IovaRange, Vec<u64>)>,
+}
+
+impl DmaLog {
+    /// The most bytes of bits in one answer, unless somebody says otherwise: 256 KiB,
+    /// which are 8 GiB of 4 KiB pages, and well inside the 1 MiB that vfio-user peers
+    /// take by default.
+    pub const MOST_BYTES: usize = 256 << 10;
+
+    /// The log of a device, or `None` where it keeps none.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub fn open(transport: Arc<dyn Transport>) -> Result<Option<DmaLog>, ProbeError> {
+        for feature in [
+            Feature::DMA_LOGGING_START,
+            Feature::DMA_LOGGING_STOP,
+            Feature::DMA_LOGGING_REPORT,
+        ] {
+            match transport.feature_probe(feature) {
+                Ok(()) => {}
+                Err(TransportError::Errno { .. }) => return Ok(None),
+                Err(source) => {
+                    return Err(failed(&*transport, "whether it logs its writes")(
+                        source,
+                    ));
+                }
+            }
+        }
+        let name = format!("{} DMA log", transport.name());
+        let most_words = Self::MOST_BYTES / 8;
+        Ok(Some(DmaLog { transport, name, most_words, active: None }))
+    }
+
+    /// The same log, asked for at most `bytes` bytes of bits at a time, and at least 8.
+    #[must_use]
+    pub fn with_most_bytes(self, bytes: usize) -> DmaLog {
+        DmaLog { most_words: (bytes / 8).max(1), ..self }
+    }
+
+    /// Starts the log on `ranges`, on fewer and larger ones where the device cannot
+    /// have as many. Returns the page size that it chose.
+    fn ask_to_start(
+        &self,
+        ranges: &mut Vec<IovaRange>,
+        page: PageSize,
+    ) -> Result<PageSize, Trouble> {
+        let mut most = MAX_RANGES as usize;
+        loop {
+            combine(ranges, most);
+            let control = LoggingControl {
+                page_size: page.bytes(),
+                num_ranges: u32::try_from(ranges.len()).unwrap_or(u32::MAX),
+                reserved: 0,
+            };
+            let mut payload = control.as_bytes().to_vec();
+            for range in ranges.iter() {
+                let range = Range { iova: range.start(), length: range.length() };
+                payload.extend(range.as_bytes());
+            }
+            match self.transport.feature_set(Feature::DMA_LOGGING_START, &payload) {
+                Ok(answer) => return chosen(&answer),
+                Err(error) if error.errno() == Some(Errno::E2BIG) && ranges.len() > 1 => {
+                    most = ranges.len() / 2;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn report(&self, range: IovaRange, page: PageSize) -> Result<Vec<u64>, Trouble> {
+        let question = LoggingReport {
+            iova: range.start(),
+            length: range.length(),
+            page_size: page.bytes(),
+        };
+        let words = (range.length().div_ceil(page.bytes())).div_ceil(64);
+        let words = usize::try_from(words).map_err(|_| Trouble::Answer("too long"))?;
+        let most = size_of::<LoggingReport>() + words * 8;
+        let feature = Feature::DMA_LOGGING_REPORT;
+        let answer = self.transport.feature_get(feature, question.as_bytes(), most)?;
+        let Ok((echo, bits)) = LoggingReport::read_from_prefix(&answer) else {
+            return Err(Trouble::Answer("shorter than its header"));
+        };
+        // libvfio-user answers some ranges with success and no bits at all.
+        if bits.len() != words * 8 {
+            return Err(Trouble::Answer("not as many bits as pages"));
+        }
+        if echo != question {
+            return Err(Trouble::Answer("about another range than was asked for"));
+        }
+        let (words, _) = bits.as_chunks::<8>();
+        Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    }
+
+    fn ask_to_stop(&self) -> Result<(), Trouble> {
+        // The kernel takes no payload and ignores a longer one, vfio-user's text wants
+        // the shape of START.
+        let control = LoggingControl { page_size: 0, num_ranges: 0, reserved: 0 };
+        self.transport.feature_set(Feature::DMA_LOGGING_STOP, control.as_bytes())?;
+        Ok(())
+    }
+
+    fn error(&self, operation: &str, trouble: Trouble) -> SourceError {
+        SourceError {
+            name: self.name.clone(),
+            operation: operation.to_owned(),
+            source: Box::new(trouble),
+        }
+    }
+
+    fn try_to_start(
+        &mut self,
+        ranges: &[IovaRange],
+        page: PageSize,
+    ) -> Result<(), Trouble> {
+        let outward = |range: &IovaRange| range.align_out(page);
+        let mut ranges: Vec<IovaRange> = ranges
+            .iter()
+            .map(outward)
+            .collect::<Result<_, _>>()
+            .map_err(|_| Trouble::PastTheEnd)?;
+        let page = self.ask_to_start(&mut ranges, page)?;
+        let Some(first) = ranges.first() else { return Err(Trouble::NoRange) };
+        // Kernels without IOMMUFD offer the log, start it, and fail every report.
+        let tried = IovaRange::new(first.start(), page.bytes().min(first.length()))
+            .map_err(|_| Trouble::PastTheEnd)?;
+        let words = self.report(tried, page)?;
+        let early = words.iter().any(|word| *word != 0).then_some((tried, words));
+        self.active = Some(Active { page, ranges, early });
+        Ok(())
+    }
+
+    fn try_to_collect(
+        &mut self,
+        range: IovaRange,
+        found: &mut dyn FnMut(DirtyReport<'_>),
+    ) -> Result<(), Trouble> {
+        let Some(active) = &mut self.active else { return Err(Trouble::NotStarted) };
+        let page = active.page;
+        let logged = covering(range, &active.ranges).ok_or(Trouble::NotCovered)?;
+        if let Some((range, words)) =
+            active.early.take_if(|(early, _)| early.overlaps(range))
+        {
+            found(DirtyReport { range, page, words: &words });
+        }
+        // Whole pages, but never outside of what is logged: some servers refuse that.
+        let pages = range.align_out(page).map_err(|_| Trouble::PastTheEnd)?;
+        let range = pages.intersection(logged).ok_or(Trouble::NotCovered)?;
+        let most =
+            (self.most_words as u64).saturating_mul(64).saturating_mul(page.bytes());
+        for range in range.pieces(most) {
+            let words = self.report(range, page)?;
+            found(DirtyReport { range, page, words: &words });
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for DmaLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DmaLog")
+            .field("name", &self.name)
+            .field("started", &self.active.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DirtySource for DmaLog {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn space(&self) -> Space {
+        Space::Iova
+    }
+
+    fn start(&mut self, ranges: &[IovaRange], page: PageSize) -> Result<(), SourceError> {
+        const OPERATION: &str = "start";
+        if ranges.is_empty() {
+            // The kernel says EINVAL, vfio-user would log everything.
+            return Err(self.error(OPERATION, Trouble::NoRange));
+        }
+        if self.active.take().is_some() {
+            // Drivers differ in what they make of a second START.
+            self.ask_to_stop().map_err(|trouble| self.error(OPERATION, trouble))?;
+        }
+        let asked = page.max(PageSize::FOUR_K);
+        self.try_to_start(ranges, asked).map_err(|trouble| {
+            // Whether it runs or not, nobody will ask for it.
+            if let Err(also) = self.ask_to_stop() {
+                tracing::debug!(log = self.name, %also, "cannot be stopped either");
+            }
+            self.error(OPERATION, trouble)
+        })
+    }
+
+    fn collect(
+        &mut self,
+        range: IovaRange,
+        found: &mut dyn FnMut(DirtyReport<'_>),
+    ) -> Result<(), SourceError> {
+        self.try_to_collect(range, found)
+            .map_err(|trouble| self.error("collect", trouble))
+    }
+
+    fn stop(&mut self) -> Result<(), SourceError> {
+        self.active = None;
+        self.ask_to_stop().map_err(|trouble| self.error("stop", trouble))
+    }
+}
+
+/// The page size in the answer to START.
+fn chosen(answer: &[u8]) -> Result<PageSize, Trouble> {
+    let Ok((control, _)) = LoggingControl::read_from_prefix(answer) else {
+        return Err(Trouble::Answer("shorter than its header"));
+    };
+    let page = PageSize::new(control.page_size.max(MIN_REPORT_PAGE));
+    page.map_err(|_| Trouble::Page(control.page_size))
+}
+
+/// Puts ranges in order and joins those that touch; while there are more than `most`,
+/// the two with the smallest gap between them too. What lies in a gap is logged as
+/// well, which costs nothing but room in the device.
+fn combine(ranges: &mut Vec<IovaRange>, most: usize) {
+    ranges.sort_unstable();
+    join(ranges, |gap| gap == 0);
+    let gap = |two: &[IovaRange]| two[1].start() - two[0].end();
+    let mut gaps: Vec<u64> = ranges.windows(2).map(gap).collect();
+    let surplus = ranges.len().saturating_sub(most.max(1));
+    if surplus == 0 {
+        return;
+    }
+    gaps.sort_unstable();
+    let limit = gaps[surplus - 1];
+    // Of several gaps as large as the limit, only as many as have to go.
+    let below = gaps.iter().filter(|gap| **gap < limit).count();
+    let mut equal = surplus - below;
+    join(ranges, |gap| {
+        gap < limit
+            || (gap == limit && equal > 0 && {
+                equal -= 1;
+                true
+            })
+    });
+}
+
+/// Joins neighbours whose gap is to go. Overlapping ranges have a gap of 0.
+fn join(ranges: &mut Vec<IovaRange>, mut goes: impl FnMut(u64) -> bool) {
+    let mut joined: Vec<IovaRange> = Vec::with_capacity(ranges.len());
+    for range in ranges.drain(..) {
+        if let Some(last) = joined.last_mut()
+            && goes(range.start().saturating_sub(last.end()))
+        {
+            let end = last.end().max(range.end());
+            if let Ok(both) = IovaRange::new(last.start(), end - last.start()) {
+                *last = both;
+                continue;
+            }
+        }
+        joined.push(range);
+    }
+    *ranges = joined;
+}
+
+fn covering(range: IovaRange, ranges: &[IovaRange]) -> Option<IovaRange> {
+    ranges.iter().copied().find(|one| one.covers(range))
+}
+
+/// What went wrong with a log.
+#[derive(Debug, Error)]
+enum Trouble {
+    #[error("there is no range to log")]
+    NoRange,
+    #[error("a page of the range lies past the end of the address space")]
+    PastTheEnd,
+    #[error("the log was not started")]
+    NotStarted,
+    #[error("the log was started on other ranges")]
+    NotCovered,
+    #[error("the device chose {0} as a page size")]
+    Page(u64),
+    #[error("the answer is {0}")]
+    Answer(&'static str),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop_assert, proptest};
+
+    fn range(start: u64, length: u64) -> IovaRange {
+        IovaRange::new(start, length).unwrap()
+    }
+
+    #[test]
+    fn the_smallest_gaps_go_first() {
+        let all =
+            [range(100, 10), range(0, 10), range(12, 8), range(50, 10), range(20, 1)];
+        for (most, expected) in [
+            (9, vec![range(0, 10), range(12, 9), range(50, 10), range(100, 10)]),
+            (3, vec![range(0, 21), range(50, 10), range(100, 10)]),
+            (2, vec![range(0, 60), range(100, 10)]),
+            (1, vec![range(0, 110)]),
+            (0, vec![range(0, 110)]),
+        ] {
+            let mut ranges = all.to_vec();
+            combine(&mut ranges, most);
+            assert_eq!(ranges, expected, "at most {most}");
+        }
+    }
+
+    #[test]
+    fn of_equal_gaps_no_more_go_than_must() {
+        let mut ranges: Vec<_> = (0..9).map(|n| range(n * 20, 10)).collect();
+        combine(&mut ranges, 7);
+        assert_eq!(ranges.len(), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_is_lost_by_combining(
+            pieces in proptest::collection::vec((0..1u64 << 40, 1..1u64 << 30), 1..40),
+            most in 1..40usize,
+            probe in any::<proptest::sample::Index>(),
+        ) {
+            let all: Vec<_> = pieces.iter().map(|(s, l)| range(*s, *l)).collect();
+            let mut combined = all.clone();
+            combine(&mut combined, most);
+            prop_assert!(combined.len() <= most);
+            prop_assert!(combined.windows(2).all(|two| two[0].end() < two[1].start()));
+            prop_assert!(covering(*probe.get(&all), &combined).is_some());
+        }
+    }
+}

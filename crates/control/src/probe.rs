@@ -1,0 +1,182 @@
+//! Finding out whether a device can migrate, and who it is.
+
+use std::sync::Arc;
+
+use abi::device_info::DeviceFlags;
+use abi::errno::Errno;
+use abi::feature::Feature;
+use abi::pci::{config, region_index};
+use abi::v2::Migration;
+use port::{Bus, Generation, Identity, PciIds};
+use states::v2::{Capabilities, UnknownCapabilities};
+use thiserror::Error;
+use zerocopy::FromBytes;
+
+use crate::device::V2Device;
+use crate::identity;
+use crate::transport::{Transport, TransportError};
+
+/// Opens a device for migration: asks what it can do and who it is. Changes nothing,
+/// except that a device with PRE_COPY is told that REINIT is understood (feature 12).
+///
+/// # Errors
+/// When the device cannot migrate, with the reason; when it announces capabilities
+/// that nobody defined; when it does not answer.
+pub fn open(transport: Arc<dyn Transport>) -> Result<V2Device, ProbeError> {
+    let capabilities = capabilities(&*transport)?;
+    let identity = Identity {
+        bus: bus(&*transport)?,
+        generation: Generation::V2,
+        capabilities,
+        model: model(&*transport)?,
+    };
+    let reinit = capabilities.pre_copy() && understands_reinit(&*transport)?;
+    Ok(V2Device::new(transport, identity, reinit))
+}
+
+/// A device is not opened for migration.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// It cannot migrate.
+    #[error("{device} cannot migrate: {why} ({errno})")]
+    NotMigratable {
+        /// The device.
+        device: String,
+        /// What that answer means.
+        why: &'static str,
+        /// What it answered.
+        errno: Errno,
+    },
+    /// Its capabilities are no set that the uAPI defines.
+    #[error("{device} cannot migrate")]
+    Capabilities {
+        /// The device.
+        device: String,
+        /// The set.
+        #[source]
+        source: UnknownCapabilities,
+    },
+    /// It answered something that its interface does not allow.
+    #[error("{device} broke its protocol: {what}")]
+    Broken {
+        /// The device.
+        device: String,
+        /// What was wrong.
+        what: String,
+    },
+    /// It failed to answer.
+    #[error("{device} does not say {what}")]
+    Transport {
+        /// The device.
+        device: String,
+        /// What was asked.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: TransportError,
+    },
+}
+
+pub(crate) fn failed<'a>(
+    transport: &'a dyn Transport,
+    what: &'static str,
+) -> impl FnOnce(TransportError) -> ProbeError + 'a {
+    move |source| ProbeError::Transport {
+        device: transport.name().to_owned(),
+        what,
+        source,
+    }
+}
+
+/// Whether an errno says that there is no such feature: ENOTTY in the kernel (other
+/// numbers before Linux 6.18), EINVAL in libvfio-user.
+pub(crate) fn says_absent(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOTTY | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS)
+}
+
+fn capabilities(transport: &dyn Transport) -> Result<Capabilities, ProbeError> {
+    let device = || transport.name().to_owned();
+    let answer =
+        match transport.feature_get(Feature::MIGRATION, &[], size_of::<Migration>()) {
+            Ok(answer) => answer,
+            Err(TransportError::Errno { errno, .. }) => {
+                let why = match errno {
+                    Errno::ENOTTY => "its driver does not support migration",
+                    Errno::EINVAL => "its server does not know the migration feature",
+                    _ => "asking for the migration feature failed",
+                };
+                return Err(ProbeError::NotMigratable { device: device(), why, errno });
+            }
+            Err(source) => {
+                return Err(failed(transport, "whether it can migrate")(source));
+            }
+        };
+    let Ok(migration) = Migration::read_from_bytes(&answer) else {
+        let what = format!("migration feature of {} bytes instead of 8", answer.len());
+        return Err(ProbeError::Broken { device: device(), what });
+    };
+    Capabilities::try_from_flags(migration.flags)
+        .map_err(|source| ProbeError::Capabilities { device: device(), source })
+}
+
+fn bus(transport: &dyn Transport) -> Result<Bus, ProbeError> {
+    let info = transport.device_info().map_err(failed(transport, "what it is"))?;
+    let flags = DeviceFlags::from_bits_retain(info.flags);
+    if !flags.contains(DeviceFlags::PCI) {
+        let known = flags & !(DeviceFlags::RESET | DeviceFlags::CAPS);
+        let names: Vec<_> =
+            known.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        return Ok(Bus::Other(match names.as_slice() {
+            [] => format!("unknown bus, flags {:#x}", info.flags),
+            names => names.join(" "),
+        }));
+    }
+    let mut header = [0; config::HEADER_END as usize];
+    transport
+        .region_read(region_index::CONFIG, 0, &mut header)
+        .map_err(failed(transport, "its ids"))?;
+    let u16_at = |at: u16| {
+        let at = usize::from(at);
+        u16::from_le_bytes([header[at], header[at + 1]])
+    };
+    let ids = PciIds {
+        vendor: u16_at(config::VENDOR_ID),
+        device: u16_at(config::DEVICE_ID),
+        subsystem_vendor: u16_at(config::SUBSYSTEM_VENDOR_ID),
+        subsystem: u16_at(config::SUBSYSTEM_ID),
+        class: u32::from(header[usize::from(config::CLASS)]) << 16
+            | u32::from(header[usize::from(config::SUBCLASS)]) << 8
+            | u32::from(header[usize::from(config::PROG_IF)]),
+        revision: header[usize::from(config::REVISION_ID)],
+    };
+    if ids.vendor == 0xffff {
+        return Err(ProbeError::Broken {
+            device: transport.name().to_owned(),
+            what: "its config space reads as all ones".to_owned(),
+        });
+    }
+    Ok(Bus::Pci(ids))
+}
+
+fn model(transport: &dyn Transport) -> Result<Option<port::Model>, ProbeError> {
+    let feature = Feature::VFIO_MIGRATE_IDENTITY;
+    match transport.feature_get(feature, &[], identity::MOST) {
+        Ok(answer) => identity::decode(&answer).map(Some).map_err(|unreadable| {
+            let device = transport.name().to_owned();
+            ProbeError::Broken { device, what: unreadable.to_string() }
+        }),
+        Err(TransportError::Errno { .. }) => Ok(None),
+        Err(source) => Err(failed(transport, "which model it is")(source)),
+    }
+}
+
+fn understands_reinit(transport: &dyn Transport) -> Result<bool, ProbeError> {
+    match transport.feature_set(Feature::MIG_PRECOPY_INFO_V2, &[]) {
+        Ok(_) => Ok(true),
+        Err(TransportError::Errno { errno, .. }) => {
+            tracing::debug!(device = transport.name(), %errno, "no REINIT");
+            Ok(false)
+        }
+        Err(source) => Err(failed(transport, "whether it reports REINIT")(source)),
+    }
+}

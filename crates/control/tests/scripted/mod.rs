@@ -1,0 +1,290 @@
+//! A transport to a device that does what a test says, and otherwise what it should.
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use abi::errno::Errno;
+use abi::feature::Feature;
+use abi::v2::{DeviceMigState, DeviceState, PrecopyInfo};
+use control::{
+    DataSession, DeviceInfo, Direction, DmaTarget, IrqInfo, MappedArea, RegionInfo,
+    Transport, TransportError,
+};
+use dirty::IovaRange;
+use states::v2::{Capabilities, State, plan};
+use sys::EventFd;
+use vfio_migrate_control as control;
+use zerocopy::{FromBytes, IntoBytes};
+
+pub(crate) type Answer<T> = Result<T, Errno>;
+
+/// What a SET does instead of what it should.
+#[derive(Debug, Default)]
+pub(crate) struct Quirk {
+    /// The state it ends in, whatever was asked.
+    pub(crate) lands: Option<u32>,
+    /// The errno it answers.
+    pub(crate) errno: Option<Errno>,
+    /// It opens no session where one is due, or one where none is.
+    pub(crate) wrong_session: bool,
+    /// It never answers.
+    pub(crate) silent: bool,
+}
+
+pub(crate) struct Inner {
+    pub(crate) calls: Vec<String>,
+    pub(crate) flags: u32,
+    pub(crate) capabilities: u64,
+    pub(crate) state: u32,
+    pub(crate) sets: VecDeque<Quirk>,
+    /// Answers to GET, by feature; the last one stays.
+    pub(crate) gets: BTreeMap<Feature, VecDeque<Answer<Vec<u8>>>>,
+    /// Answers to SET, by feature; the last one stays.
+    pub(crate) puts: BTreeMap<Feature, VecDeque<Answer<Vec<u8>>>>,
+    /// Payloads of SET and GET.
+    pub(crate) payloads: Vec<(Feature, Vec<u8>)>,
+    pub(crate) reads: VecDeque<Answer<Vec<u8>>>,
+    /// How many bytes each write takes; all of them once that is empty.
+    pub(crate) takes: VecDeque<Answer<usize>>,
+    pub(crate) info: Answer<Option<PrecopyInfo>>,
+    pub(crate) written: Vec<u8>,
+    pub(crate) sessions: usize,
+    pub(crate) reset_to: u32,
+    pub(crate) config: [u8; 256],
+    /// Which bits of config space can be written.
+    pub(crate) writable: [u8; 256],
+    pub(crate) config_writes: Vec<(u64, Vec<u8>)>,
+    /// DMA log: answers REPORT with these dirty addresses, by 4 KiB.
+    pub(crate) dirty: Vec<u64>,
+}
+
+pub(crate) struct Scripted(pub(crate) Arc<Mutex<Inner>>);
+
+impl Scripted {
+    pub(crate) fn new(capabilities: u64) -> Arc<Scripted> {
+        let mut config = [0; 256];
+        config[..4].copy_from_slice(&[0x36, 0x1b, 0x4e, 0xfa]);
+        Arc::new(Scripted(Arc::new(Mutex::new(Inner {
+            calls: Vec::new(),
+            flags: 3,
+            capabilities,
+            state: State::Running.number(),
+            sets: VecDeque::new(),
+            gets: BTreeMap::new(),
+            puts: BTreeMap::new(),
+            payloads: Vec::new(),
+            reads: VecDeque::new(),
+            takes: VecDeque::new(),
+            info: Ok(None),
+            written: Vec::new(),
+            sessions: 0,
+            reset_to: State::Running.number(),
+            config,
+            writable: [0; 256],
+            config_writes: Vec::new(),
+            dirty: Vec::new(),
+        }))))
+    }
+
+    pub(crate) fn script(&self) -> MutexGuard<'_, Inner> {
+        // A test that held on to it during a call would hang.
+        self.0.try_lock().expect("the script is not held during a call")
+    }
+}
+
+fn failed(operation: &'static str, errno: Errno) -> TransportError {
+    TransportError::Errno { operation, errno }
+}
+
+fn next(answers: &mut VecDeque<Answer<Vec<u8>>>) -> Option<Answer<Vec<u8>>> {
+    if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
+}
+
+impl Transport for Scripted {
+    fn name(&self) -> &str {
+        "dev0"
+    }
+
+    fn device_info(&self) -> Result<DeviceInfo, TransportError> {
+        Ok(DeviceInfo { flags: self.script().flags, regions: 9, irqs: 5 })
+    }
+
+    fn region_info(&self, _index: u32) -> Result<RegionInfo, TransportError> {
+        Err(failed("region info", Errno::EINVAL))
+    }
+
+    fn irq_info(&self, _index: u32) -> Result<IrqInfo, TransportError> {
+        Err(failed("irq info", Errno::EINVAL))
+    }
+
+    fn region_read(
+        &self,
+        index: u32,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<(), TransportError> {
+        assert_eq!(index, 7);
+        let (at, script) = (offset as usize, self.script());
+        into.copy_from_slice(&script.config[at..at + into.len()]);
+        Ok(())
+    }
+
+    fn region_write(
+        &self,
+        index: u32,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<(), TransportError> {
+        assert_eq!(index, 7);
+        let script = &mut *self.script();
+        script.config_writes.push((offset, from.to_vec()));
+        for (n, byte) in from.iter().enumerate() {
+            let at = offset as usize + n;
+            let mask = script.writable[at];
+            script.config[at] = script.config[at] & !mask | byte & mask;
+        }
+        Ok(())
+    }
+
+    fn region_map(&self, _: u32, _: u64) -> Result<MappedArea, TransportError> {
+        Err(failed("region map", Errno::EINVAL))
+    }
+
+    fn feature_probe(&self, feature: Feature) -> Result<(), TransportError> {
+        let mut script = self.script();
+        let here =
+            script.gets.contains_key(&feature) || script.puts.contains_key(&feature);
+        script.calls.push(format!("probe {feature}"));
+        if here { Ok(()) } else { Err(failed("probe", Errno::ENOTTY)) }
+    }
+
+    fn feature_get(
+        &self,
+        feature: Feature,
+        input: &[u8],
+        most: usize,
+    ) -> Result<Vec<u8>, TransportError> {
+        let script = &mut *self.script();
+        script.calls.push(format!("get {feature}"));
+        script.payloads.push((feature, input.to_vec()));
+        if let Some(answer) = script.gets.get_mut(&feature).and_then(next) {
+            return answer.map_err(|errno| failed("get", errno));
+        }
+        match feature {
+            Feature::MIGRATION => Ok(script.capabilities.as_bytes().to_vec()),
+            Feature::MIG_DEVICE_STATE => {
+                let state = DeviceMigState { device_state: script.state, data_fd: -1 };
+                Ok(state.as_bytes().to_vec())
+            }
+            Feature::DMA_LOGGING_REPORT => {
+                let numbers = <[u64; 3]>::read_from_bytes(input).unwrap();
+                let [iova, length, page] = numbers;
+                let mut words = vec![0u64; length.div_ceil(page).div_ceil(64) as usize];
+                script.dirty.retain(|address| {
+                    let hit = (iova..iova + length).contains(address);
+                    if hit {
+                        let bit = (address - iova) / page;
+                        words[(bit / 64) as usize] |= 1 << (bit % 64);
+                    }
+                    !hit
+                });
+                let mut answer = input.to_vec();
+                answer.extend(words.as_bytes());
+                assert!(answer.len() <= most);
+                Ok(answer)
+            }
+            _ => Err(failed("get", Errno::ENOTTY)),
+        }
+    }
+
+    fn feature_set(
+        &self,
+        feature: Feature,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, TransportError> {
+        let script = &mut *self.script();
+        script.calls.push(format!("set {feature}"));
+        script.payloads.push((feature, payload.to_vec()));
+        if let Some(answer) = script.puts.get_mut(&feature).and_then(next) {
+            return answer.map_err(|errno| failed("set", errno));
+        }
+        Err(failed("set", Errno::ENOTTY))
+    }
+
+    fn set_migration_state(
+        &self,
+        target: DeviceState,
+        due: Option<Direction>,
+    ) -> Result<Option<Box<dyn DataSession>>, TransportError> {
+        let script = &mut *self.script();
+        script.calls.push(format!("set state {target}"));
+        let quirk = script.sets.pop_front().unwrap_or_default();
+        if quirk.silent {
+            return Err(TransportError::TimedOut { operation: "set state", millis: 7 });
+        }
+        let capabilities = Capabilities::try_from_flags(script.capabilities).unwrap();
+        let from = State::from_number(script.state).unwrap();
+        let path = plan(capabilities, from, State::from_number(target.0).unwrap());
+        let path = path.map_err(|_| failed("set state", Errno::EINVAL))?;
+        assert_eq!(due.is_some(), path.opens_session());
+        script.state = quirk.lands.unwrap_or(target.0);
+        if let Some(errno) = quirk.errno {
+            return Err(failed("set state", errno));
+        }
+        if due.is_some() == quirk.wrong_session {
+            return Ok(None);
+        }
+        script.sessions += 1;
+        Ok(Some(Box::new(Session(Arc::clone(&self.0)))))
+    }
+
+    fn set_irqs(&self, _: u32, _: u32, _: &[&EventFd]) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn dma_map(&self, _: IovaRange, _: DmaTarget<'_>) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn dma_unmap(&self, _: IovaRange) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), TransportError> {
+        let mut script = self.script();
+        script.calls.push("reset".to_owned());
+        script.state = script.reset_to;
+        Ok(())
+    }
+}
+
+struct Session(Arc<Mutex<Inner>>);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().sessions -= 1;
+    }
+}
+
+impl DataSession for Session {
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, TransportError> {
+        let answer = self.0.lock().unwrap().reads.pop_front().unwrap_or(Ok(Vec::new()));
+        let bytes = answer.map_err(|errno| failed("read", errno))?;
+        let fits = bytes.len().min(into.len());
+        into[..fits].copy_from_slice(&bytes[..fits]);
+        Ok(bytes.len())
+    }
+
+    fn write(&mut self, from: &[u8]) -> Result<usize, TransportError> {
+        let script = &mut *self.0.lock().unwrap();
+        let taken = script.takes.pop_front().unwrap_or(Ok(from.len()));
+        let taken = taken.map_err(|errno| failed("write", errno))?;
+        script.written.extend(&from[..taken.min(from.len())]);
+        Ok(taken)
+    }
+
+    fn precopy_info(&mut self) -> Result<Option<PrecopyInfo>, TransportError> {
+        self.0.lock().unwrap().info.map_err(|errno| failed("precopy info", errno))
+    }
+}
