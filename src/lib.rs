@@ -2,4 +2,4 @@
 //!
 //! The rooms that a user of the library needs, by their names.
 
-pub use {abi, control, device, dirty, link, port, states, store, wire};
+pub use {abi, control, device, dirty, link, port, states, store, vfio_user, wire};

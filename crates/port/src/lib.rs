@@ -42,6 +42,6 @@ pub use memory::{
     DirtyReport, DirtySource, DmaMap, Gpa, GuestMemory, Mapping, MemoryError,
     MemoryRegion, SourceError, Space,
 };
-pub use observe::{Clock, Gate, Inspect, Observer, Phase, Progress, SystemClock};
+pub use observe::{Clock, Gate, Inspect, Observer, Phase, Progress, Silent, SystemClock};
 pub use store::{AttemptId, Decision, DecisionStore, StoreError, StoreId};
 pub use vmm::{ConfigSpace, ConfigStage, Interrupts, Order, Section, Vcpus, VmmError};

@@ -41,6 +41,14 @@ pub trait Observer: Send + Sync {
     fn progress(&self, progress: &Progress);
 }
 
+/// Nobody watches.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn progress(&self, _: &Progress) {}
+}
+
 /// What an [`Observer`] hears.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -254,10 +254,14 @@ impl DeviceHandle {
         offset: usize,
         bytes: &[u8],
     ) -> bool {
-        let starts = {
-            let inner = locked(&self.0);
-            inner.state.is_running() && !inner.state.is_p2p_quiescent()
-        };
+        // One such write at a time, so that two devices that write into each other do
+        // not wait for each other.
+        static WRITES: Mutex<()> = Mutex::new(());
+        let _one = locked(&WRITES);
+        // Held until the write is done: a change to a P2P state waits for what is under
+        // way.
+        let inner = locked(&self.0);
+        let starts = inner.state.is_running() && !inner.state.is_p2p_quiescent();
         starts && peer.work(offset, bytes)
     }
 

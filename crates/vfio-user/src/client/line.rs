@@ -1,0 +1,460 @@
+//! The connection as its callers share it: who sends, who reads, who waits.
+//!
+//! ```text
+//!   writer   mutex, held for one whole message
+//!   reading  flag in the state: the one thread that reads the socket, which is
+//!            - a caller that waits for its reply (blocking), or
+//!            - whoever finds the socket full while it sends, or
+//!            - the worker, while nobody calls (it is armed only then)
+//! ```
+//!
+//! The state's mutex is never held while anything waits, and no thread that holds the
+//! reading role takes the writer's mutex.
+
+mod reading;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use abi::errno::Errno;
+use abi::vfio_user::{Command, Header};
+use control::TransportError;
+use sys::{Epoll, EventFd, Interest};
+
+use crate::codec::{HEADER, Malformed, Message, Reply, Request};
+use crate::stream::{StreamError, send};
+use reading::{Reader, Role};
+
+/// Descriptors in one message.
+pub(super) const MAX_FDS: usize = 16;
+
+/// What a message may have beside its data, in bytes.
+const BESIDE: usize = 8 * 1024;
+
+/// How long a blocking receive lasts before the deadline is looked at.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// How long somebody who cannot send waits for room before it tries to read again.
+const SHORT: Duration = Duration::from_millis(5);
+
+/// The most messages of the server that wait for the worker, and the most bytes in them.
+/// Ours keeps to 64 at a time.
+const QUEUE: usize = 1024;
+const QUEUE_BYTES: usize = 80 << 20;
+
+/// Keys of the worker's epoll set.
+pub(super) const SOCKET: u64 = 0;
+pub(super) const WAKE: u64 = 1;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Line {
+    socket: OwnedFd,
+    writer: Mutex<()>,
+    state: Mutex<State>,
+    /// Belongs to whoever has the reading role; never waited for.
+    reader: Mutex<Reader>,
+    /// What the worker waits with.
+    pub(super) epoll: Epoll,
+    pub(super) wake: EventFd,
+}
+
+#[derive(Debug)]
+struct State {
+    calls: Vec<Call>,
+    next_id: u16,
+    /// Threads between the beginning and the end of a call.
+    callers: usize,
+    reading: bool,
+    /// Whether the worker is woken by the socket.
+    armed: bool,
+    queue: VecDeque<Foreign>,
+    queued_bytes: usize,
+    dead: Option<Dead>,
+}
+
+/// A reply that is waited for.
+#[derive(Debug)]
+struct Call {
+    id: u16,
+    command: Command,
+    /// The longest body that it can have.
+    most: usize,
+    wake: Arc<Condvar>,
+    /// Whether its thread waits for `wake`.
+    waiting: bool,
+    answer: Option<Deposit>,
+}
+
+/// A reply that somebody else read.
+#[derive(Debug)]
+struct Deposit {
+    error: Option<Errno>,
+    body: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+/// A message of the server that is not a reply.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    pub(super) header: Header,
+    pub(super) body: Vec<u8>,
+}
+
+/// Why a connection cannot go on.
+#[derive(Clone, Debug)]
+pub(super) enum Dead {
+    TimedOut(Duration),
+    Broken(String),
+    Closed,
+    Io(io::ErrorKind, String),
+}
+
+impl Dead {
+    /// For the call that found out.
+    fn first(self, operation: &'static str) -> TransportError {
+        match self {
+            Dead::TimedOut(deadline) => TransportError::TimedOut {
+                operation,
+                millis: deadline.as_millis() as u64,
+            },
+            Dead::Broken(what) => TransportError::Broken { operation, what },
+            other => other.later(operation),
+        }
+    }
+
+    /// For every other call.
+    fn later(self, operation: &'static str) -> TransportError {
+        let source = match self {
+            Dead::TimedOut(deadline) => io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("it was given up after {} ms of silence", deadline.as_millis()),
+            ),
+            Dead::Broken(what) => io::Error::new(io::ErrorKind::InvalidData, what),
+            Dead::Closed => io::ErrorKind::ConnectionReset.into(),
+            Dead::Io(kind, what) => io::Error::new(kind, what),
+        };
+        TransportError::Gone { operation, source: Some(source) }
+    }
+}
+
+impl From<StreamError> for Dead {
+    fn from(error: StreamError) -> Dead {
+        match error {
+            StreamError::Closed => Dead::Closed,
+            StreamError::Io(error) => Dead::Io(error.kind(), error.to_string()),
+            StreamError::Size { .. } => Dead::Broken(error.to_string()),
+        }
+    }
+}
+
+/// Where the body of a reply goes: its first `fixed` bytes into the answer, the others
+/// straight into `data`. A longer one breaks the protocol.
+#[derive(Debug)]
+pub(super) struct Sink<'a> {
+    pub(super) fixed: usize,
+    pub(super) data: &'a mut [u8],
+}
+
+/// A reply.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The first bytes of its body.
+    pub(super) fixed: Vec<u8>,
+    /// How many of the others went into the sink.
+    pub(super) data: usize,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+impl Answer {
+    /// Reads a body that is all in `fixed`.
+    pub(super) fn parse(&self, command: Command) -> Result<Reply<'_>, Malformed> {
+        Reply::parse(command, &self.fixed)
+    }
+}
+
+impl Line {
+    pub(super) fn new(socket: OwnedFd, max_data: usize) -> io::Result<Line> {
+        sys::socket::set_receive_timeout(&socket, SLICE)?;
+        let epoll = Epoll::new()?;
+        let wake = EventFd::new()?;
+        epoll.add(&socket, SOCKET, Interest::READ)?;
+        epoll.add(&wake, WAKE, Interest::READ)?;
+        Ok(Line {
+            socket,
+            writer: Mutex::new(()),
+            state: Mutex::new(State {
+                calls: Vec::new(),
+                next_id: 0,
+                callers: 0,
+                reading: false,
+                armed: true,
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                dead: None,
+            }),
+            reader: Mutex::new(Reader::new(HEADER + max_data + BESIDE)),
+            epoll,
+            wake,
+        })
+    }
+
+    /// Asks, and waits for the reply. An error reply becomes
+    /// [`TransportError::Errno`].
+    pub(super) fn call(
+        &self,
+        operation: &'static str,
+        request: &Request<'_>,
+        fds: &[BorrowedFd<'_>],
+        sink: &mut Sink<'_>,
+        deadline: Duration,
+    ) -> Result<Answer, TransportError> {
+        let limit = Limit { deadline, at: Instant::now() + deadline };
+        let id = self.enter(operation, request.command(), sink)?;
+        let sent = self.send(&request.message(id), fds, limit);
+        let result = sent.and_then(|()| self.wait(id, sink, limit));
+        self.leave(id);
+        match result {
+            Ok(Ok(answer)) => Ok(answer),
+            // Some servers forget the number.
+            Ok(Err(Errno(0))) => {
+                Err(TransportError::Errno { operation, errno: Errno::EIO })
+            }
+            Ok(Err(errno)) => Err(TransportError::Errno { operation, errno }),
+            Err(Failed::First(dead)) => Err(dead.first(operation)),
+            Err(Failed::Later(dead)) => Err(dead.later(operation)),
+        }
+    }
+
+    /// Begins a call: its number.
+    fn enter(
+        &self,
+        operation: &'static str,
+        command: Command,
+        sink: &Sink<'_>,
+    ) -> Result<u16, TransportError> {
+        let mut state = self.state();
+        if let Some(dead) = &state.dead {
+            return Err(dead.clone().later(operation));
+        }
+        if state.calls.len() > usize::from(u16::MAX) / 2 {
+            return Err(TransportError::Errno { operation, errno: Errno::EBUSY });
+        }
+        let mut id = state.next_id;
+        while state.calls.iter().any(|call| call.id == id) {
+            id = id.wrapping_add(1);
+        }
+        state.next_id = id.wrapping_add(1);
+        state.calls.push(Call {
+            id,
+            command,
+            most: sink.fixed + sink.data.len(),
+            wake: Arc::new(Condvar::new()),
+            waiting: false,
+            answer: None,
+        });
+        state.callers += 1;
+        if state.armed {
+            // The replies are ours to read; the worker need not wake for them.
+            self.arm(&mut state, false);
+        }
+        Ok(id)
+    }
+
+    /// Ends a call, whatever became of it.
+    fn leave(&self, id: u16) {
+        let mut state = self.state();
+        state.calls.retain(|call| call.id != id);
+        state.callers -= 1;
+        if state.callers == 0 && state.dead.is_none() {
+            self.arm(&mut state, true);
+        }
+    }
+
+    fn arm(&self, state: &mut State, armed: bool) {
+        let interest = if armed { Interest::READ } else { Interest::NONE };
+        // It is in the set as long as the line lives.
+        if self.epoll.modify(&self.socket, SOCKET, interest).is_ok() {
+            state.armed = armed;
+        }
+    }
+
+    /// Sends a message whole. While the socket is full, reads what comes.
+    pub(super) fn send(
+        &self,
+        message: &Message<'_>,
+        fds: &[BorrowedFd<'_>],
+        limit: Limit,
+    ) -> Result<(), Failed> {
+        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = 0;
+        while sent < message.size() {
+            let (head, tail) = (message.head.as_bytes(), &message.tail);
+            match send(self.socket.as_fd(), head, tail, fds, sent) {
+                Ok(so_far) => sent = so_far,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_for_room(limit)?;
+                }
+                Err(error) => {
+                    let dead = match error.kind() {
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                            Dead::Closed
+                        }
+                        kind => Dead::Io(kind, error.to_string()),
+                    };
+                    return Err(self.die(dead));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_room(&self, limit: Limit) -> Result<(), Failed> {
+        if limit.passed() {
+            return Err(self.die(Dead::TimedOut(limit.deadline)));
+        }
+        let mut role = self.take_role();
+        let interest = if role.is_some() { Interest::BOTH } else { Interest::WRITE };
+        let ready = sys::wait(self.socket.as_fd(), interest, Some(SHORT))
+            .map_err(|error| self.die(Dead::Io(error.kind(), error.to_string())))?;
+        if let Some(role) = &mut role
+            && ready.readable
+        {
+            self.read_available(role)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the reply to `id`, reading it itself where nobody else reads.
+    fn wait(
+        &self,
+        id: u16,
+        sink: &mut Sink<'_>,
+        limit: Limit,
+    ) -> Result<Result<Answer, Errno>, Failed> {
+        loop {
+            let mut state = self.state();
+            let Some(at) = state.calls.iter().position(|call| call.id == id) else {
+                // It is there from `enter` to `leave`.
+                return Err(Failed::Later(Dead::Closed));
+            };
+            if let Some(deposit) = state.calls[at].answer.take() {
+                return Ok(deposit.into_answer(sink));
+            }
+            if let Some(dead) = &state.dead {
+                return Err(Failed::Later(dead.clone()));
+            }
+            if !state.reading {
+                state.reading = true;
+                drop(state);
+                let mut role = Role::of(self);
+                if let Some(answer) = self.read_for(&mut role, id, sink, limit)? {
+                    return Ok(answer);
+                }
+                continue;
+            }
+            let left = limit.left();
+            if left.is_zero() {
+                drop(state);
+                return Err(self.die(Dead::TimedOut(limit.deadline)));
+            }
+            state.calls[at].waiting = true;
+            let wake = Arc::clone(&state.calls[at].wake);
+            let (mut state, _) =
+                wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            if let Some(call) = state.calls.iter_mut().find(|call| call.id == id) {
+                call.waiting = false;
+            }
+        }
+    }
+
+    /// The next message for the worker. `Err` when there is nothing more to wait for.
+    pub(super) fn next_foreign(&self) -> Result<Option<Foreign>, ()> {
+        let mut state = self.state();
+        if state.dead.is_some() {
+            state.queue.clear();
+            return Err(());
+        }
+        let message = state.queue.pop_front();
+        if let Some(message) = &message {
+            state.queued_bytes -= message.body.len();
+        }
+        Ok(message)
+    }
+
+    /// Ends the connection; the first reason stays.
+    pub(super) fn give_up(&self, why: &str) {
+        let _ = self.die(Dead::Broken(why.to_owned()));
+    }
+
+    fn die(&self, dead: Dead) -> Failed {
+        let mut state = self.state();
+        let failed = match &state.dead {
+            Some(earlier) => Failed::Later(earlier.clone()),
+            None => {
+                state.dead = Some(dead.clone());
+                Failed::First(dead)
+            }
+        };
+        for call in &state.calls {
+            call.wake.notify_one();
+        }
+        drop(state);
+        // Whoever waits in a receive stops; where the peer is gone it has already.
+        let _ = sys::socket::shutdown(&self.socket);
+        let _ = self.wake.signal(1);
+        failed
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What ended a call that got no reply.
+#[derive(Clone, Debug)]
+pub(super) enum Failed {
+    /// This call found out.
+    First(Dead),
+    /// Another one had.
+    Later(Dead),
+}
+
+/// When a call has to be over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    deadline: Duration,
+    at: Instant,
+}
+
+impl Limit {
+    pub(super) fn of(deadline: Duration) -> Limit {
+        Limit { deadline, at: Instant::now() + deadline }
+    }
+
+    fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    fn passed(&self) -> bool {
+        self.left().is_zero()
+    }
+}
+
+impl Deposit {
+    fn into_answer(self, sink: &mut Sink<'_>) -> Result<Answer, Errno> {
+        if let Some(errno) = self.error {
+            return Err(errno);
+        }
+        let mut fixed = self.body;
+        let data = fixed.len().saturating_sub(sink.fixed);
+        // No longer than the call's own bound, which is that of the sink.
+        sink.data[..data].copy_from_slice(&fixed[fixed.len() - data..]);
+        fixed.truncate(sink.fixed);
+        Ok(Answer { fixed, data, fds: self.fds })
+    }
+}

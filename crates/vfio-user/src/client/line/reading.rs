@@ -1,0 +1,278 @@
+//! Reading the socket, for everybody: who may, and where what comes goes.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{MutexGuard, PoisonError};
+
+use abi::errno::Errno;
+use abi::vfio_user::{Command, Header};
+
+use super::{
+    Answer, Dead, Deposit, Failed, Foreign, Limit, Line, MAX_FDS, QUEUE, QUEUE_BYTES,
+    Sink,
+};
+use crate::codec::{HEADER, Kind, kind};
+use crate::stream::{Mode, Receiver};
+
+/// The reading role. When it is given up, a caller that waits takes it over.
+#[derive(Debug)]
+pub(in crate::client) struct Role<'a> {
+    line: &'a Line,
+    reader: MutexGuard<'a, Reader>,
+}
+
+impl<'a> Role<'a> {
+    /// For whoever has set the flag.
+    pub(super) fn of(line: &'a Line) -> Role<'a> {
+        let reader = line.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        Role { line, reader }
+    }
+}
+
+impl Drop for Role<'_> {
+    fn drop(&mut self) {
+        let mut state = self.line.state();
+        state.reading = false;
+        let next = state.calls.iter().find(|call| call.waiting && call.answer.is_none());
+        if let Some(call) = next {
+            call.wake.notify_one();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Reader {
+    receiver: Receiver,
+    partial: Option<Partial>,
+}
+
+impl Reader {
+    /// For messages up to `limit` bytes.
+    pub(super) fn new(limit: usize) -> Reader {
+        Reader { receiver: Receiver::new(MAX_FDS, limit), partial: None }
+    }
+}
+
+/// A message for somebody else that has not come in full yet.
+#[derive(Debug)]
+struct Partial {
+    header: Header,
+    fds: Vec<OwnedFd>,
+    body: Vec<u8>,
+    filled: usize,
+}
+
+/// What was read.
+enum Next {
+    /// Not enough has come.
+    Nothing,
+    /// A reply, left with its call.
+    Reply(u16),
+    /// A message of the server, left to the worker.
+    Foreign,
+    /// The header of the reply that was asked about; its body is still to be read.
+    Own(Header, Vec<OwnedFd>),
+}
+
+impl Line {
+    /// Reads until the reply to `id` is there. `None` where it was left with the call.
+    pub(super) fn read_for(
+        &self,
+        role: &mut Role<'_>,
+        id: u16,
+        sink: &mut Sink<'_>,
+        limit: Limit,
+    ) -> Result<Option<Result<Answer, Errno>>, Failed> {
+        let found = loop {
+            match self.next(role, Mode::Wait, Some(id))? {
+                Next::Nothing if limit.passed() => {
+                    return Err(self.die(Dead::TimedOut(limit.deadline)));
+                }
+                Next::Nothing => {
+                    if self.state().dead.is_some() {
+                        return Ok(None);
+                    }
+                }
+                Next::Own(header, fds) => {
+                    break Some(self.read_own(role, &header, fds, sink, limit)?);
+                }
+                Next::Reply(other) if other == id => break None,
+                Next::Reply(_) | Next::Foreign => {}
+            }
+        };
+        // What is in the buffer already is seen by nobody who waits for the socket. The
+        // reply is good, whatever becomes of what came after it.
+        while role.reader.receiver.has_buffered() {
+            match self.next(role, Mode::Poll, None) {
+                Ok(Next::Reply(_) | Next::Foreign) => {}
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads everything that has come, without waiting.
+    pub(in crate::client) fn read_available(
+        &self,
+        role: &mut Role<'_>,
+    ) -> Result<(), Failed> {
+        while !matches!(self.next(role, Mode::Poll, None)?, Next::Nothing) {}
+        Ok(())
+    }
+
+    /// Reads one message and gives it to whom it is for. The body of the reply to `own`
+    /// is left to the caller.
+    fn next(
+        &self,
+        role: &mut Role<'_>,
+        mode: Mode,
+        own: Option<u16>,
+    ) -> Result<Next, Failed> {
+        let fd = self.socket.as_fd();
+        let Reader { receiver, partial } = &mut *role.reader;
+        let mut message = match partial.take() {
+            Some(partial) => partial,
+            None => {
+                let header = receiver.header(fd, mode);
+                let Some((header, fds)) =
+                    header.map_err(|error| self.die(error.into()))?
+                else {
+                    return Ok(Next::Nothing);
+                };
+                self.check(&header)?;
+                let reply = matches!(kind(&header), Kind::Reply { .. });
+                if reply && own == Some(header.msg_id) {
+                    return Ok(Next::Own(header, fds));
+                }
+                // Below the receiver's limit, and a reply's own.
+                let body = vec![0; header.msg_size as usize - HEADER];
+                Partial { header, fds, body, filled: 0 }
+            }
+        };
+        while message.filled < message.body.len() {
+            let into = &mut message.body[message.filled..];
+            match receiver.body(fd, into, mode) {
+                Ok(0) => {
+                    *partial = Some(message);
+                    return Ok(Next::Nothing);
+                }
+                Ok(more) => message.filled += more,
+                Err(error) => return Err(self.die(error.into())),
+            }
+        }
+        self.dispatch(message)
+    }
+
+    /// A reply's body, straight to where it belongs.
+    fn read_own(
+        &self,
+        role: &mut Role<'_>,
+        header: &Header,
+        fds: Vec<OwnedFd>,
+        sink: &mut Sink<'_>,
+        limit: Limit,
+    ) -> Result<Result<Answer, Errno>, Failed> {
+        let len = header.msg_size as usize - HEADER;
+        let mut fixed = vec![0; len.min(sink.fixed)];
+        self.read_all(role, &mut fixed, limit)?;
+        let data = len - fixed.len();
+        self.read_all(role, &mut sink.data[..data], limit)?;
+        Ok(match kind(header) {
+            Kind::Reply { error: Some(errno) } => Err(errno),
+            _ => Ok(Answer { fixed, data, fds }),
+        })
+    }
+
+    fn read_all(
+        &self,
+        role: &mut Role<'_>,
+        into: &mut [u8],
+        limit: Limit,
+    ) -> Result<(), Failed> {
+        let mut filled = 0;
+        while filled < into.len() {
+            let fd = self.socket.as_fd();
+            match role.reader.receiver.body(fd, &mut into[filled..], Mode::Wait) {
+                Ok(0) if limit.passed() => {
+                    return Err(self.die(Dead::TimedOut(limit.deadline)));
+                }
+                Ok(more) => filled += more,
+                Err(error) => return Err(self.die(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a message can be: a reply answers something, as that command, in a
+    /// possible length.
+    fn check(&self, header: &Header) -> Result<(), Failed> {
+        let command = Command(header.command);
+        let len = header.msg_size as usize - HEADER;
+        let error = match kind(header) {
+            Kind::Command { .. } => return Ok(()),
+            Kind::Reply { error } => error,
+            Kind::Unknown => {
+                let what = format!("a message with flags {:#x}", header.flags);
+                return Err(self.die(Dead::Broken(what)));
+            }
+        };
+        let state = self.state();
+        let what = match state.calls.iter().find(|call| call.id == header.msg_id) {
+            Some(call) if call.answer.is_some() => "a second reply to one message",
+            Some(call) if call.command != command => "a reply as another command",
+            Some(call) if len > call.most => "a reply that is too long",
+            Some(_) if len > 0 && error.is_some() => "an error reply with a body",
+            Some(_) => return Ok(()),
+            None => "a reply to a message that was not sent",
+        };
+        drop(state);
+        Err(self.die(Dead::Broken(format!("{what} ({command}, {len} bytes)"))))
+    }
+
+    /// Gives a message to whom it is for.
+    fn dispatch(&self, message: Partial) -> Result<Next, Failed> {
+        let Partial { header, fds, body, .. } = message;
+        let mut state = self.state();
+        if let Kind::Reply { error } = kind(&header) {
+            let id = header.msg_id;
+            // Its caller does not leave before it is there, unless all is over.
+            if let Some(call) = state.calls.iter_mut().find(|call| call.id == id) {
+                call.answer = Some(Deposit { error, body, fds });
+                call.wake.notify_one();
+            }
+            return Ok(Next::Reply(id));
+        }
+        state.queued_bytes += body.len();
+        if state.queue.len() >= QUEUE || state.queued_bytes > QUEUE_BYTES {
+            let messages = state.queue.len();
+            drop(state);
+            let what = format!("{messages} messages wait for an answer already");
+            return Err(self.die(Dead::Broken(what)));
+        }
+        state.queue.push_back(Foreign { header, body });
+        drop(state);
+        // It can only be full, and then the worker is awake.
+        let _ = self.wake.signal(1);
+        Ok(Next::Foreign)
+    }
+
+    /// The reading role, where nobody has it and nobody calls: for the worker.
+    pub(in crate::client) fn take_idle_role(&self) -> Option<Role<'_>> {
+        let mut state = self.state();
+        if state.reading || state.callers > 0 || state.dead.is_some() {
+            return None;
+        }
+        state.reading = true;
+        drop(state);
+        Some(Role::of(self))
+    }
+
+    pub(super) fn take_role(&self) -> Option<Role<'_>> {
+        let mut state = self.state();
+        if state.reading || state.dead.is_some() {
+            return None;
+        }
+        state.reading = true;
+        drop(state);
+        Some(Role::of(self))
+    }
+}
