@@ -2,4 +2,6 @@
 //!
 //! The rooms that a user of the library needs, by their names.
 
-pub use {abi, control, device, dirty, link, port, states, store, vfio_user, wire};
+pub use {
+    abi, control, device, dirty, engine, link, port, states, store, vfio_user, wire,
+};

@@ -34,7 +34,7 @@ pub enum Frame<'a> {
     SectionData(SectionData<'a>),
     /// A pre-copy round is complete on this channel.
     RoundEnd {
-        /// Its number, from 0.
+        /// Its number, from 1.
         round: u32,
     },
     /// The channel is complete; the digest was compared with what arrived.

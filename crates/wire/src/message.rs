@@ -4,12 +4,12 @@
 //! source                                    destination
 //! Hello            what there is   ---->
 //!                                  <----    Accept, or Refuse with every reason
-//! RunState         paused, resumed ---->
-//! RoundEnd         sent            ---->
+//!                  (a round ends on every data connection)
 //!                                  <----    RoundApplied
 //! SwitchoverRequest                ---->
 //!                                  <----    SwitchoverReady or NotReady
 //!                  (the data connections end)
+//! RunState         that was all    ---->
 //!                                  <----    Prepared
 //! Commit           the token       ---->
 //!                                  <----    Running, or NotStarted
@@ -71,17 +71,12 @@ pub enum Message {
     Accept(Accept),
     /// Destination: it cannot be done, and nothing was touched.
     Refuse(Refuse),
-    /// Source: everything of a round has been sent.
-    RoundEnd {
-        /// The round, from 0.
-        round: u32,
-    },
     /// Destination: everything of a round has arrived and is applied.
     RoundApplied {
         /// The round.
         round: u32,
     },
-    /// Source: the guest was paused or resumed during pre-copy.
+    /// Source: everything was sent; the guest arrives running or paused.
     RunState(RunState),
     /// Source: about to stop; is the destination ready?
     SwitchoverRequest,
@@ -116,7 +111,6 @@ impl Message {
             Self::Hello(_) => MessageKind::HELLO,
             Self::Accept(_) => MessageKind::ACCEPT,
             Self::Refuse(_) => MessageKind::REFUSE,
-            Self::RoundEnd { .. } => MessageKind::ROUND_END,
             Self::RoundApplied { .. } => MessageKind::ROUND_APPLIED,
             Self::RunState(_) => MessageKind::RUN_STATE,
             Self::SwitchoverRequest => MessageKind::SWITCHOVER_REQUEST,
@@ -143,9 +137,7 @@ impl Message {
             Self::Hello(hello) => hello.to_bytes(),
             Self::Accept(accept) => accept.to_bytes(),
             Self::Refuse(refuse) => refuse.to_bytes(),
-            Self::RoundEnd { round } | Self::RoundApplied { round } => {
-                Round { round: *round }.to_bytes()
-            }
+            Self::RoundApplied { round } => Round { round: *round }.to_bytes(),
             Self::RunState(state) => state.to_bytes(),
             Self::NotReady { reason } => Waiting { reason: reason.clone() }.to_bytes(),
             Self::Prepared(prepared) => prepared.to_bytes(),
@@ -181,10 +173,6 @@ impl Message {
             MessageKind::HELLO => Self::Hello(Hello::from_bytes(fields)?),
             MessageKind::ACCEPT => Self::Accept(Accept::from_bytes(fields)?),
             MessageKind::REFUSE => Self::Refuse(Refuse::from_bytes(fields)?),
-            MessageKind::ROUND_END => {
-                let Round { round } = Round::from_bytes(fields)?;
-                Self::RoundEnd { round }
-            }
             MessageKind::ROUND_APPLIED => {
                 let Round { round } = Round::from_bytes(fields)?;
                 Self::RoundApplied { round }
@@ -231,8 +219,6 @@ impl MessageKind {
     pub const ACCEPT: Self = Self(2);
     /// [`Message::Refuse`].
     pub const REFUSE: Self = Self(3);
-    /// [`Message::RoundEnd`].
-    pub const ROUND_END: Self = Self(16);
     /// [`Message::RoundApplied`].
     pub const ROUND_APPLIED: Self = Self(17);
     /// [`Message::RunState`].
@@ -269,7 +255,6 @@ impl MessageKind {
             Self::HELLO => "Hello",
             Self::ACCEPT => "Accept",
             Self::REFUSE => "Refuse",
-            Self::ROUND_END => "RoundEnd",
             Self::ROUND_APPLIED => "RoundApplied",
             Self::RUN_STATE => "RunState",
             Self::SWITCHOVER_REQUEST => "SwitchoverRequest",
@@ -349,7 +334,7 @@ impl Record for Empty {
     }
 }
 
-/// The fields of `RoundEnd` and `RoundApplied`.
+/// The fields of `RoundApplied`.
 struct Round {
     round: u32,
 }

@@ -96,7 +96,7 @@ fn an_absurd_length_is_refused_before_anyone_makes_room() {
 fn a_frame_lost_doubled_or_moved_is_noticed() {
     let mut encoder = Encoder::new(Role::Control);
     let frames: Vec<_> = (0..3)
-        .map(|round| encoder.message(&Message::RoundEnd { round }).unwrap())
+        .map(|round| encoder.message(&Message::RoundApplied { round }).unwrap())
         .collect();
     let read = |order: &[usize]| -> Result<(), FrameError> {
         let mut decoder = Decoder::new(Role::Control, PageSize::KIB_4);
@@ -548,11 +548,11 @@ fn a_field_that_is_doubled_moved_or_critical_is_refused() {
 
 #[test]
 fn a_message_with_a_later_version_s_fields_is_still_read() {
-    let mut payload = Message::RoundEnd { round: 5 }.encode().unwrap();
+    let mut payload = Message::RoundApplied { round: 5 }.encode().unwrap();
     let mut later = Writer::new();
     later.string(900, "from the future", 100).unwrap();
     payload.extend(later.finish());
-    assert_eq!(Message::decode(&payload), Ok(Message::RoundEnd { round: 5 }));
+    assert_eq!(Message::decode(&payload), Ok(Message::RoundApplied { round: 5 }));
 }
 
 #[test]

@@ -169,7 +169,6 @@ fn message() -> impl Strategy<Value = Message> {
         hello().prop_map(Message::Hello),
         accept().prop_map(Message::Accept),
         refuse().prop_map(Message::Refuse),
-        any::<u32>().prop_map(|round| Message::RoundEnd { round }),
         any::<u32>().prop_map(|round| Message::RoundApplied { round }),
         run_state().prop_map(Message::RunState),
         Just(Message::SwitchoverRequest),

@@ -126,7 +126,6 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
                 ],
             }),
         ),
-        ("round-end", Message::RoundEnd { round: 3 }),
         ("round-applied", Message::RoundApplied { round: 3 }),
         ("run-state", Message::RunState(RunState::Paused)),
         ("switchover-request", Message::SwitchoverRequest),

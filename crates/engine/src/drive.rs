@@ -1,0 +1,38 @@
+//! Performs what source and sink decide, over the ports.
+//!
+//! ```text
+//!  source                                          destination
+//!  device worker x D --+                     +--> data receiver x N --> resume session
+//!  memory worker ------+--> lanes ===========+--> data receiver x N --> guest memory
+//!  vmm worker ---------+
+//!  control reader --> main loop --> control  ==   control <-- main loop <-- control reader
+//!                        |  step                                 | step
+//! ```
+//!
+//! The main loop hears events, takes a step and hands out the actions. Whatever may
+//! block has a thread of its own: one for each device, one for guest memory and its
+//! dirty sources, one for the VMM's part, one for each data connection that is read.
+//! Bulk bytes go from a device or from memory to a lane, and never through an event.
+
+mod control;
+mod device;
+mod handle;
+mod heard;
+mod joining;
+mod lane;
+mod memory;
+mod receive;
+mod receiver;
+mod receiving;
+mod send;
+mod sending;
+mod spread;
+mod tracker;
+mod vmm;
+mod watch;
+mod worker;
+
+pub use handle::{SinkHandle, SourceHandle};
+pub use receive::Incoming;
+pub use receiving::{Offered, Open, Received};
+pub use send::{Outgoing, Sent};

@@ -1,0 +1,371 @@
+//! Whether what one side has fits what the other side has, told before anything stops.
+
+use port::{Bus, DecisionStore, Device, GuestMemory, Identity, Section, StoreId};
+use states::v2::Capabilities;
+use wire::message::{
+    self, DeviceIdentity, Hello, MAX_NAME_BYTES, MAX_TEXT_BYTES, Refusal, RefusalCode,
+    RunState,
+};
+use wire::preamble::{Architecture, ByteOrder, PageSize, Preamble};
+use wire::section::{SectionInfo, SectionOrder};
+use wire::tlv::plain_text;
+
+use super::error::Cause;
+use super::options::Options;
+use crate::machine::Machine;
+
+/// The page size that a guest's memory is counted in: the smallest of its regions'.
+///
+/// # Errors
+/// When it is one that the stream does not have.
+pub fn page_size(memory: &dyn GuestMemory) -> Result<PageSize, Cause> {
+    let smallest = memory.regions().iter().map(|region| region.page.bytes()).min();
+    let bytes = smallest.unwrap_or(4096);
+    u32::try_from(bytes).ok().and_then(PageSize::new).ok_or_else(|| {
+        Cause::Refused(vec![format!(
+            "guest memory has pages of {bytes} bytes, and the stream counts in pages of \
+             4 KiB to 1 MiB: track its writes by smaller pages"
+        )])
+    })
+}
+
+/// What the source says of itself.
+pub(crate) fn hello(machine: &Machine, options: &Options, store: StoreId) -> Hello {
+    let paused = machine.vcpus.paused();
+    Hello {
+        software: concat!("vfio-migrate ", env!("CARGO_PKG_VERSION")).to_owned(),
+        store: message::StoreId(store.0),
+        source_uri: options.source_uri.clone(),
+        data_channels: options.channels.max(1),
+        run_state: if paused { RunState::Paused } else { RunState::Running },
+        memory: memory(&*machine.memory),
+        devices: machine.devices.iter().map(|slot| identity(&*slot.device)).collect(),
+        sections: sections(&machine.sections),
+        expected_bytes: None,
+    }
+}
+
+fn memory(memory: &dyn GuestMemory) -> Vec<message::MemoryRegion> {
+    let one = |region: &port::MemoryRegion| message::MemoryRegion {
+        gpa: region.start.0,
+        length: region.length,
+        page_size: region.page.bytes(),
+    };
+    memory.regions().iter().map(one).collect()
+}
+
+fn sections(sections: &[Box<dyn Section>]) -> Vec<SectionInfo> {
+    sections.iter().enumerate().map(|(n, one)| section(n, &**one)).collect()
+}
+
+/// A section as the stream tells of it.
+pub(crate) fn section(place: usize, section: &dyn Section) -> SectionInfo {
+    SectionInfo {
+        section: u32::try_from(place).unwrap_or(u32::MAX),
+        name: section.name().to_owned(),
+        version: section.version(),
+        order: match section.order() {
+            port::Order::BeforeDevices => SectionOrder::BeforeDevices,
+            port::Order::AfterDevices => SectionOrder::AfterDevices,
+        },
+    }
+}
+
+/// A device as the stream tells of it.
+pub(crate) fn identity(device: &dyn Device) -> DeviceIdentity {
+    let Identity { bus, generation, capabilities, model } = device.identity();
+    DeviceIdentity {
+        slot: plain_text(device.name(), MAX_NAME_BYTES),
+        bus: match bus {
+            Bus::Pci(_) => message::Bus::PCI,
+            Bus::Other(name) => match name.as_str() {
+                "ccw" => message::Bus::CCW,
+                "ap" => message::Bus::AP,
+                _ => message::Bus::PLATFORM,
+            },
+        },
+        pci: match bus {
+            Bus::Pci(ids) => Some(message::PciIds {
+                vendor: ids.vendor,
+                device: ids.device,
+                subsystem_vendor: ids.subsystem_vendor,
+                subsystem: ids.subsystem,
+                class: ids.class,
+                revision: ids.revision,
+            }),
+            Bus::Other(_) => None,
+        },
+        generation: message::Generation(generation.0),
+        capabilities: capabilities.flags(),
+        model: model.as_ref().map(|model| message::Model {
+            name: plain_text(&model.name, MAX_NAME_BYTES),
+            data_version: model.data_version,
+        }),
+        stop_copy_bytes: None,
+    }
+}
+
+/// A device's identity as a source offers it.
+///
+/// # Errors
+/// When its capability set is one that nobody has defined.
+pub(crate) fn offered(identity: &DeviceIdentity) -> Result<Identity, Refusal> {
+    let capabilities =
+        Capabilities::try_from_flags(identity.capabilities).map_err(|error| Refusal {
+            code: RefusalCode::CAPABILITIES,
+            text: text(&format!("device {}: {error}", identity.slot)),
+        })?;
+    Ok(Identity {
+        bus: match identity.pci {
+            Some(ids) => Bus::Pci(port::PciIds {
+                vendor: ids.vendor,
+                device: ids.device,
+                subsystem_vendor: ids.subsystem_vendor,
+                subsystem: ids.subsystem,
+                class: ids.class,
+                revision: ids.revision,
+            }),
+            None => Bus::Other(identity.bus.to_string()),
+        },
+        generation: port::Generation(identity.generation.0),
+        capabilities,
+        model: identity.model.as_ref().map(|model| port::Model {
+            name: model.name.clone(),
+            data_version: model.data_version,
+        }),
+    })
+}
+
+/// What does not fit of a source's preamble, on this host.
+pub(crate) fn check_preamble(theirs: &Preamble) -> Vec<Refusal> {
+    let mut reasons = Vec::new();
+    if theirs.architecture != Architecture::HOST {
+        reasons.push(Refusal {
+            code: RefusalCode::ARCHITECTURE,
+            text: format!(
+                "the source's devices are of architecture {}, this host is {}",
+                theirs.architecture,
+                Architecture::HOST
+            ),
+        });
+    }
+    if theirs.byte_order != ByteOrder::HOST {
+        reasons.push(Refusal {
+            code: RefusalCode::BYTE_ORDER,
+            text: format!(
+                "the source's devices have byte order {}, this host has {}",
+                theirs.byte_order,
+                ByteOrder::HOST
+            ),
+        });
+    }
+    reasons
+}
+
+/// What does not fit of what a source brings, against what is here. Empty when all
+/// does.
+pub(crate) fn check(
+    hello: &Hello,
+    preamble: &Preamble,
+    machine: &Machine,
+) -> Vec<Refusal> {
+    let mut reasons = Vec::new();
+    let mut refuse =
+        |code, what: String| reasons.push(Refusal { code, text: text(&what) });
+
+    match page_size(&*machine.memory) {
+        Ok(page) if page == preamble.page_size => {}
+        Ok(page) => refuse(
+            RefusalCode::PAGE_SIZE,
+            format!(
+                "the source counts memory in pages of {} bytes, this side in pages of {}",
+                preamble.page_size.get(),
+                page.get()
+            ),
+        ),
+        Err(cause) => refuse(RefusalCode::PAGE_SIZE, cause.to_string()),
+    }
+    let here = memory(&*machine.memory);
+    let span = |regions: &[message::MemoryRegion]| {
+        let each = regions.iter().map(|r| format!("{:#x}+{:#x}", r.gpa, r.length));
+        let total: u64 = regions.iter().fold(0, |sum, r| sum.saturating_add(r.length));
+        format!("{total} bytes ({})", each.collect::<Vec<_>>().join(", "))
+    };
+    let same = |a: &message::MemoryRegion, b: &message::MemoryRegion| {
+        (a.gpa, a.length) == (b.gpa, b.length)
+    };
+    if hello.memory.len() != here.len()
+        || !hello.memory.iter().zip(&here).all(|(a, b)| same(a, b))
+    {
+        refuse(
+            RefusalCode::MEMORY,
+            format!(
+                "guest memory is {} at the source and {} here: start this side with the \
+                 same memory",
+                span(&hello.memory),
+                span(&here)
+            ),
+        );
+    }
+    if hello.devices.len() == machine.devices.len() {
+        for (theirs, slot) in hello.devices.iter().zip(&machine.devices) {
+            device(theirs, &identity(&*slot.device), &mut refuse);
+        }
+    } else {
+        refuse(
+            RefusalCode::DEVICE_COUNT,
+            format!(
+                "the source has {} devices, this side has {}: give this side the same \
+                 devices in the same order",
+                hello.devices.len(),
+                machine.devices.len()
+            ),
+        );
+    }
+    let here = sections(&machine.sections);
+    for theirs in &hello.sections {
+        let name = &theirs.name;
+        match here.get(theirs.section as usize) {
+            Some(ours) if ours.name == *name && ours.order == theirs.order => {
+                if ours.version < theirs.version {
+                    refuse(
+                        RefusalCode::SECTION,
+                        format!(
+                            "section {name} has version {} at the source, and this side \
+                             knows it up to {}",
+                            theirs.version, ours.version
+                        ),
+                    );
+                }
+            }
+            _ => refuse(
+                RefusalCode::SECTION,
+                format!("the source's section {name} is not in that place here"),
+            ),
+        }
+    }
+    if here.len() > hello.sections.len() {
+        let missing = here.iter().skip(hello.sections.len()).map(|s| s.name.as_str());
+        refuse(
+            RefusalCode::SECTION,
+            format!(
+                "the source does not bring the sections {}",
+                missing.collect::<Vec<_>>().join(", ")
+            ),
+        );
+    }
+    if let Err(refusal) = crate::devices::check_p2p(
+        machine.devices.iter().map(|slot| slot.device.identity().capabilities),
+        machine.dma.peer_to_peer(),
+    ) {
+        refuse(RefusalCode::PEER_TO_PEER, refusal.to_string());
+    }
+    if machine.dma.virtual_iommu() {
+        refuse(RefusalCode::BLOCKED, "this side has a virtual IOMMU".to_owned());
+    }
+    reasons
+}
+
+fn device(
+    theirs: &DeviceIdentity,
+    ours: &DeviceIdentity,
+    refuse: &mut impl FnMut(RefusalCode, String),
+) {
+    let slot = &theirs.slot;
+    if (theirs.bus, theirs.pci) != (ours.bus, ours.pci) {
+        let show = |identity: &DeviceIdentity| match identity.pci {
+            Some(ids) => format!(
+                "{} {:04x}:{:04x} subsystem {:04x}:{:04x} class {:06x} revision {:02x}",
+                identity.bus,
+                ids.vendor,
+                ids.device,
+                ids.subsystem_vendor,
+                ids.subsystem,
+                ids.class,
+                ids.revision
+            ),
+            None => identity.bus.to_string(),
+        };
+        refuse(
+            RefusalCode::DEVICE,
+            format!(
+                "device {slot} is {} at the source and {} here",
+                show(theirs),
+                show(ours)
+            ),
+        );
+    }
+    let name = |identity: &DeviceIdentity| {
+        identity.model.as_ref().map_or("unknown", |m| m.name.as_str()).to_owned()
+    };
+    let known = match (&theirs.model, &ours.model) {
+        (Some(a), Some(b)) => {
+            if a.name != b.name {
+                refuse(
+                    RefusalCode::MODEL,
+                    format!(
+                        "device {slot} is a model {} at the source and a model {} here",
+                        a.name, b.name
+                    ),
+                );
+            } else if a.data_version != b.data_version {
+                refuse(
+                    RefusalCode::DATA_VERSION,
+                    format!(
+                        "device {slot} ({}) saves data of version {} at the source, and \
+                         version {} is known here",
+                        a.name, a.data_version, b.data_version
+                    ),
+                );
+            }
+            a == b
+        }
+        (None, None) => false,
+        _ => {
+            refuse(
+                RefusalCode::MODEL,
+                format!(
+                    "the model of device {slot} is {} at the source and {} here",
+                    name(theirs),
+                    name(ours)
+                ),
+            );
+            false
+        }
+    };
+    if !known && theirs.generation != ours.generation {
+        refuse(
+            RefusalCode::DEVICE,
+            format!(
+                "device {slot} speaks generation {} at the source and {} here, and its \
+                 model is not known on both sides",
+                theirs.generation, ours.generation
+            ),
+        );
+    }
+    if !known && theirs.capabilities != ours.capabilities {
+        refuse(
+            RefusalCode::CAPABILITIES,
+            format!(
+                "device {slot} has capability set {} at the source and {} here, and its \
+                 model and data version are not known and equal on both sides",
+                theirs.capabilities, ours.capabilities
+            ),
+        );
+    }
+}
+
+/// A reason as it may travel.
+pub(crate) fn text(what: &str) -> String {
+    plain_text(what, MAX_TEXT_BYTES)
+}
+
+/// A reason without a number of its own.
+pub(crate) fn refusal(what: &str) -> Refusal {
+    Refusal { code: RefusalCode::OTHER, text: text(what) }
+}
+
+/// The id of a store as it travels.
+pub(crate) fn store_id(store: &dyn DecisionStore) -> message::StoreId {
+    message::StoreId(store.id().0)
+}

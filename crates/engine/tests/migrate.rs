@@ -1,0 +1,59 @@
+//! Whole migrations over fakes: everything arrives, and in order.
+
+mod rig;
+
+use port::{ConfigStage, Phase};
+use rig::{Rig, Wires, assert_moved, laws, migrate};
+use states::v2::{Capabilities, State};
+use testkit::Side;
+use vfio_migrate_engine::migration::{Outcome, sink::Ending};
+
+fn both(capabilities: &[Capabilities]) -> (Rig, Rig) {
+    let (near, far) = Side::pair();
+    (Rig::source(&near, capabilities), Rig::destination(&far, capabilities))
+}
+
+#[test]
+fn everything_moves_for_every_capability_set() {
+    for set in Capabilities::EVERY {
+        let (mut source, mut destination) = both(&[set]);
+        source.interrupts[0].raise(2);
+        let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+        went.sent.result.as_ref().expect("completed");
+        assert_eq!(went.sent.report.outcome, Outcome::Completed, "{set}");
+        assert_eq!(went.received.ending, Ending::Running { paused: false });
+        assert_moved(&source, &destination);
+        assert_eq!(destination.devices[0].state(), State::Running);
+        assert_eq!(source.devices[0].state(), State::Stop);
+        assert!(source.vcpus.paused() && !destination.vcpus.paused());
+        assert_eq!(destination.interrupts[0].pending()[2], 1, "the pending interrupt");
+        assert_eq!(
+            destination.configs[0].loaded(),
+            [ConfigStage::Resuming, ConfigStage::Power]
+        );
+        assert!(source.side.witness().violations().is_empty());
+        let report = &went.sent.report;
+        let sum: std::time::Duration = report.phases.iter().map(|p| p.took).sum();
+        assert_eq!(Some(sum), report.downtime);
+        assert!(report.phases.iter().any(|p| p.phase == Phase::Commit));
+        assert!(report.rounds >= 1);
+    }
+}
+
+#[test]
+fn everything_moves_over_several_connections() {
+    for channels in [2, 5] {
+        let set = [Capabilities::ALL, Capabilities::STOP_COPY, Capabilities::P2P];
+        let (mut source, mut destination) = both(&set);
+        source.busy_guest();
+        let wires = Wires::default().channels(channels);
+        let went = migrate(&mut source, &mut destination, wires, |_, _| {});
+        assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
+        went.sent.result.as_ref().expect("completed");
+        assert_moved(&source, &destination);
+        let report = &went.sent.report;
+        assert!(report.rounds >= 2 && report.memory_bytes >= 24 * 4096);
+        assert!(report.devices.iter().all(|device| device.bytes > 0));
+        assert!(report.device_bytes >= 3 * rig::CONTENTS as u64);
+    }
+}

@@ -1,0 +1,563 @@
+//! Laws 4 and 8: what cannot work is refused with its reason before the guest is
+//! touched, and no nonsense from a peer does any harm.
+
+mod rig;
+
+use std::io::IoSlice;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use port::{Channel, Model, Order, Transmit};
+use rig::{ATTEMPT, BOUND, CONTENTS, Rig, TOKEN, Went, Wires, contents, laws, migrate};
+use states::v2::{Capabilities, State};
+use testkit::{
+    FakeDevice, FakeDial, FakeMemory, FakeSection, FakeVcpus, Side, network, pair,
+};
+use vfio_migrate_engine::Machine;
+use vfio_migrate_engine::drive::{Incoming, Outgoing};
+use vfio_migrate_engine::migration::sink::Ending;
+use vfio_migrate_engine::migration::{Cause, Outcome, Recovery};
+use wire::message::{
+    Bus, DeviceIdentity, Generation, Hello, MemoryRegion, PciIds, RunState, StoreId,
+};
+use wire::preamble::{
+    Architecture, ByteOrder, DataChannel, Features, MigrationId, PageSize, Preamble,
+    Role, Token,
+};
+use wire::section::{SectionInfo, SectionOrder};
+use wire::{Crc, Decoder, Encoder, Frame, Header, Message};
+
+const ALL: Capabilities = Capabilities::ALL;
+
+fn sides() -> (Side, Side) {
+    Side::pair()
+}
+
+/// A migration that is refused for `reason`, its guest untouched.
+fn refused(mut source: Rig, mut destination: Rig, reason: &str) {
+    let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+    untouched(&source, &destination, &went, reason);
+}
+
+fn untouched(source: &Rig, destination: &Rig, went: &Went, reason: &str) {
+    let error = went.sent.result.as_ref().expect_err(reason);
+    assert_eq!(error.recovery(), Recovery::Retry, "{error}");
+    assert_eq!(went.sent.report.outcome, Outcome::Refused, "{error}");
+    let text = error.to_string();
+    assert!(text.contains(reason), "{reason:?} is not in {text:?}");
+    assert_eq!(laws::broken(source, destination, went, None), [""; 0], "{reason}");
+    // Not a device was moved, no write recorded, on neither side.
+    let entries = source.side.journal().entries();
+    let moved = |e: &&String| e.contains(" to PRE_COPY") || e.contains(" to RESUMING");
+    assert_eq!(entries.iter().find(moved), None, "{reason}");
+    assert!(!entries.iter().any(|e| e.contains("log: start")), "{reason}");
+}
+
+fn device(side: &Side, set: Capabilities) -> FakeDevice {
+    FakeDevice::new(side, "dev0", set, contents(0))
+}
+
+fn blank(side: &Side, set: Capabilities) -> FakeDevice {
+    FakeDevice::blank(side, "dev0", set, CONTENTS)
+}
+
+fn waiting(side: &Side, devices: Vec<FakeDevice>) -> Rig {
+    Rig::new(side, devices, FakeVcpus::paused(side))
+}
+
+#[test]
+fn another_number_of_devices_loses_one() {
+    let (near, far) = sides();
+    refused(Rig::source(&near, &[ALL, ALL]), Rig::destination(&far, &[ALL]), "2 devices");
+    let (near, far) = sides();
+    refused(Rig::source(&near, &[]), Rig::destination(&far, &[ALL]), "has 0 devices");
+}
+
+#[test]
+fn memory_of_another_size_loses_pages() {
+    for other in [&[(0, 16 * 4096)][..], &[(0, 16 * 4096), (4 << 20, 8 * 4096)]] {
+        let (near, far) = sides();
+        let mut destination = Rig::destination(&far, &[ALL]);
+        destination.machine().memory = std::sync::Arc::new(FakeMemory::new(other));
+        refused(Rig::source(&near, &[ALL]), destination, "guest memory is");
+    }
+}
+
+type Change = fn(&mut port::Identity);
+
+#[test]
+fn another_device_takes_data_that_it_does_not_know() {
+    let changes: [(Change, &str); 6] = [
+        (
+            |one| one.model = Some(Model { name: "other".into(), data_version: 1 }),
+            "model",
+        ),
+        (
+            |one| one.model = Some(Model { name: "fake".into(), data_version: 2 }),
+            "data of version 1",
+        ),
+        (|one| one.model = None, "unknown"),
+        (|one| one.bus = port::Bus::Other("platform".into()), "subsystem"),
+        (
+            |one| {
+                if let port::Bus::Pci(ids) = &mut one.bus {
+                    ids.device += 1;
+                }
+            },
+            "1b36:fa4f",
+        ),
+        (|one| one.bus = port::Bus::Other("ccw".into()), "ccw"),
+    ];
+    for (change, reason) in changes {
+        let (near, far) = sides();
+        let there = blank(&far, ALL).with_identity(change);
+        refused(Rig::source(&near, &[ALL]), waiting(&far, vec![there]), reason);
+    }
+}
+
+#[test]
+fn another_capability_set_of_a_device_nobody_knows_is_hoped_for() {
+    let unknown = |one: &mut port::Identity| one.model = None;
+    let (near, far) = sides();
+    let here = device(&near, ALL).with_identity(unknown);
+    let there = blank(&far, Capabilities::STOP_COPY).with_identity(unknown);
+    let reason = "capability set";
+    refused(Rig::used(&near, vec![here]), waiting(&far, vec![there]), reason);
+    let (near, far) = sides();
+    let v1 = |one: &mut port::Identity| {
+        one.model = None;
+        one.generation = port::Generation::V1;
+    };
+    let here = device(&near, Capabilities::STOP_COPY).with_identity(v1);
+    let there = blank(&far, Capabilities::STOP_COPY).with_identity(unknown);
+    refused(Rig::used(&near, vec![here]), waiting(&far, vec![there]), "generation");
+}
+
+#[test]
+fn another_capability_set_of_a_known_device_is_refused_without_need() {
+    for there in Capabilities::EVERY {
+        let (near, far) = sides();
+        let mut source = Rig::source(&near, &[ALL]);
+        let mut destination = Rig::destination(&far, &[there]);
+        let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+        went.sent.result.as_ref().expect("the same model");
+        assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
+    }
+}
+
+#[test]
+fn a_section_that_nobody_takes_is_dropped() {
+    let (near, far) = sides();
+    let mut destination = Rig::destination(&far, &[ALL]);
+    destination.machine().sections.pop();
+    refused(Rig::source(&near, &[ALL]), destination, "section timer");
+    let (near, far) = sides();
+    let mut source = Rig::source(&near, &[ALL]);
+    source.machine().sections.pop();
+    source.sections.pop();
+    let reason = "does not bring the sections timer";
+    refused(source, Rig::destination(&far, &[ALL]), reason);
+    let (near, far) = sides();
+    let mut source = Rig::source(&near, &[ALL]);
+    let newer = FakeSection::new(&near, "cpu", Order::BeforeDevices, vec![1]);
+    source.machine().sections[0] = Box::new(newer.with_version(2));
+    refused(source, Rig::destination(&far, &[ALL]), "section cpu has version 2");
+}
+
+#[test]
+fn a_set_that_cannot_stop_in_order_is_stopped_anyhow() {
+    let set = [Capabilities::STOP_COPY, Capabilities::PRE_COPY];
+    for there in [false, true] {
+        let (near, far) = sides();
+        let source = Rig::source(&near, &set);
+        let mut destination = Rig::destination(&far, &set);
+        if there {
+            destination.dma.set_peer_to_peer(true);
+        } else {
+            source.dma.set_peer_to_peer(true);
+            assert!(
+                !Outgoing::blockers(source.machine.as_ref().expect("there")).is_empty()
+            );
+        }
+        let mut source = source;
+        let went = migrate(&mut source, &mut destination, Wires::impatient(), |_, _| {});
+        untouched(&source, &destination, &went, "2 devices without the P2P state");
+    }
+    let (near, far) = sides();
+    let mut source = Rig::source(&near, &set);
+    let mut destination = Rig::destination(&far, &set);
+    let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+    went.sent.result.expect("declared that no device maps another's BAR");
+}
+
+#[test]
+fn writes_behind_a_virtual_iommu_are_guessed() {
+    for there in [false, true] {
+        let (near, far) = sides();
+        let source = Rig::source(&near, &[ALL]);
+        let destination = Rig::destination(&far, &[ALL]);
+        let side = if there { &destination } else { &source };
+        side.dma.set_virtual_iommu(true);
+        refused(source, destination, "virtual IOMMU");
+    }
+}
+
+#[test]
+fn a_machine_that_runs_already_takes_a_second_guest_in() {
+    let (near, far) = sides();
+    let device = FakeDevice::blank(&far, "dev0", ALL, CONTENTS);
+    let destination = Rig::new(&far, vec![device], FakeVcpus::running(&Side::alone("x")));
+    let mut source = Rig::source(&near, &[ALL]);
+    let mut destination = destination;
+    let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+    let error = went.sent.result.expect_err("it runs");
+    assert!(error.to_string().contains("is running"), "{error}");
+    assert_eq!(error.recovery, Recovery::Retry);
+}
+
+#[test]
+fn a_destination_that_cannot_open_its_devices_says_nothing() {
+    let (near, _) = sides();
+    let mut source = Rig::source(&near, &[ALL]);
+    let open = |offered: &[_]| {
+        assert_eq!(offered.len(), 1);
+        Err(vec!["no such device on this host".to_owned()])
+    };
+    let went =
+        rig::migrate_into(&mut source, Box::new(open), Wires::default(), |_, _| {})
+            .expect("both end");
+    let error = went.sent.result.expect_err("refused");
+    assert!(error.to_string().contains("no such device on this host"), "{error}");
+    assert!(!source.vcpus.paused() && went.received.machine.is_none());
+}
+
+/// A destination, and the other end of its control connection.
+struct Listening {
+    transmit: Box<dyn Transmit>,
+    receive: Box<dyn port::Receive>,
+    _close: Box<dyn port::Close>,
+    ended: std::sync::mpsc::Receiver<Ending>,
+    _dial: FakeDial,
+    rig: Rig,
+}
+
+fn listening() -> Listening {
+    let far = Side::alone("destination");
+    let mut rig = Rig::destination(&far, &[ALL]);
+    let here: Machine = rig.machine.take().expect("a machine");
+    let (near, end) = pair(1 << 20);
+    let (dial, accept) = network(1 << 20);
+    let incoming = Incoming::new(
+        Box::new(end),
+        Box::new(accept),
+        Box::new(store::Memory::new().expect("random bytes")),
+        TOKEN,
+        Duration::from_millis(200),
+        Box::new(move |_| Ok(here)),
+    );
+    let (to_ended, ended) = channel();
+    thread::spawn(move || to_ended.send(incoming.run().ending));
+    let (transmit, mut receive, close) = Box::new(near).split().expect("two halves");
+    receive.set_deadline(BOUND);
+    Listening { transmit, receive, _close: close, ended, _dial: dial, rig }
+}
+
+impl Listening {
+    fn say(&mut self, bytes: &[u8]) {
+        // It may have hung up already.
+        let _ = self.transmit.send(&[IoSlice::new(bytes)]);
+    }
+
+    /// Hangs up; how the destination ended. Its guest never ran.
+    fn end(self) -> Ending {
+        let Listening { transmit, receive, _close, ended, _dial, rig } = self;
+        drop((transmit, receive));
+        _close.close();
+        let ending = ended.recv_timeout(BOUND).expect("it ends");
+        assert!(rig.vcpus.paused());
+        ending
+    }
+
+    /// What it answers: a preamble, then a message.
+    fn answer(&mut self) -> Message {
+        let mut preamble = [0; Preamble::SIZE];
+        self.receive.receive(&mut preamble).expect("a preamble");
+        Preamble::decode(&preamble).expect("one of ours");
+        let mut decoder = Decoder::new(Role::Control, PageSize::KIB_4);
+        let mut head = [0; Header::SIZE];
+        self.receive.receive(&mut head).expect("a header");
+        let header = decoder.header(&head).expect("a header");
+        let mut payload = vec![0; header.length as usize];
+        self.receive.receive(&mut payload).expect("a payload");
+        let frame = decoder.payload(&header, &payload).expect("a frame");
+        let Frame::Message(message) = frame else { unreachable!("{frame:?}") };
+        message
+    }
+}
+
+fn preamble() -> Preamble {
+    Preamble {
+        byte_order: ByteOrder::HOST,
+        architecture: Architecture::HOST,
+        page_size: PageSize::KIB_4,
+        required: Features::NONE,
+        optional: Features::NONE,
+        migration: MigrationId(ATTEMPT.0),
+        role: Role::Control,
+    }
+}
+
+/// A preamble with some bytes changed and its checksum made right.
+fn written(at: usize, bytes: &[u8]) -> [u8; 64] {
+    let mut all = preamble().encode();
+    all[at..at + bytes.len()].copy_from_slice(bytes);
+    let crc = Crc::of(&all[..60]).value().to_le_bytes();
+    all[60..].copy_from_slice(&crc);
+    all
+}
+
+#[test]
+fn a_source_of_another_kind_is_taken_at_its_bytes() {
+    for (bytes, reason) in [
+        (written(8, &[2, 0]), "version"),
+        (written(8, &[255, 255]), "version"),
+        (written(10, &[2]), "byte order"),
+        (written(12, &Architecture::S390.0.to_le_bytes()), "s390"),
+        (written(20, &[1]), "feature"),
+        (written(11, &[9]), "role"),
+        (written(16, &[1, 0, 0, 0]), "page"),
+        (preamble_with_wrong_crc(), "checksum"),
+        (*b"GET / HTTP/1.1\r\nHost: example.org\r\nAccept: text/html,  */*\r\n\r\n\r\n", "magic"),
+    ] {
+        let mut listening = listening();
+        listening.say(&bytes);
+        let Message::Refuse(refuse) = listening.answer() else { panic!("no refusal") };
+        let text = refuse.reasons[0].text.to_lowercase();
+        let Ending::Refused(_) = listening.end() else { panic!("not refused: {text}") };
+        assert!(text.contains(reason), "{reason:?} is not in {text:?}");
+    }
+}
+
+fn preamble_with_wrong_crc() -> [u8; 64] {
+    let mut all = preamble().encode();
+    all[63] ^= 1;
+    all
+}
+
+/// What a source of the same guest would say.
+fn hello(rig: &Rig) -> Hello {
+    let identity = rig.devices.iter().enumerate().map(|(n, _)| DeviceIdentity {
+        slot: format!("dev{n}"),
+        bus: Bus::PCI,
+        pci: Some(PciIds {
+            vendor: 0x1b36,
+            device: 0xfa4e,
+            subsystem_vendor: 0x1af4,
+            subsystem: 0x1100,
+            class: 0x12_0000,
+            revision: 1,
+        }),
+        generation: Generation(3),
+        capabilities: ALL.flags(),
+        model: Some(wire::message::Model { name: "fake".into(), data_version: 1 }),
+        stop_copy_bytes: None,
+    });
+    let section = |section, name: &str, order| SectionInfo {
+        section,
+        name: name.to_owned(),
+        version: 1,
+        order,
+    };
+    Hello {
+        software: "a test".into(),
+        store: StoreId([1; 16]),
+        source_uri: None,
+        data_channels: 1,
+        run_state: RunState::Running,
+        memory: rig::MEMORY
+            .iter()
+            .map(|(gpa, length)| MemoryRegion {
+                gpa: *gpa,
+                length: *length,
+                page_size: 4096,
+            })
+            .collect(),
+        devices: identity.collect(),
+        sections: vec![
+            section(0, "cpu", SectionOrder::BeforeDevices),
+            section(1, "timer", SectionOrder::AfterDevices),
+        ],
+        expected_bytes: None,
+    }
+}
+
+fn hears(change: impl FnOnce(&mut Hello)) -> (Option<Message>, Ending) {
+    let mut listening = listening();
+    listening.say(&preamble().encode());
+    let mut hello = hello(&listening.rig);
+    change(&mut hello);
+    let Ok(frame) = Encoder::new(Role::Control).message(&Message::Hello(hello)) else {
+        // It cannot even be said.
+        return (None, listening.end());
+    };
+    listening.say(&frame);
+    let answer = listening.answer();
+    (Some(answer), listening.end())
+}
+
+#[test]
+fn an_absurd_hello_is_believed() {
+    let (answer, _) = hears(|_| {});
+    assert!(matches!(answer, Some(Message::Accept(_))), "{answer:?}");
+    let nonsense = |hello: &mut Hello| {
+        let one = hello.devices[0].clone();
+        hello.devices = (0..64)
+            .map(|n| DeviceIdentity {
+                slot: "x".repeat(60),
+                bus: Bus(200),
+                pci: None,
+                generation: Generation(n),
+                capabilities: 0xdead_beef << n,
+                ..one.clone()
+            })
+            .collect();
+    };
+    let changes: [fn(&mut Hello); 8] = [
+        |hello| hello.memory.clear(),
+        |hello| {
+            for region in &mut hello.memory {
+                region.length = !4095;
+            }
+        },
+        |hello| hello.memory[1].gpa = 0,
+        |hello| hello.sections[1].section = 0,
+        |hello| hello.sections[1].section = u32::MAX,
+        |hello| hello.devices[0].capabilities = u64::MAX,
+        |hello| hello.devices.clear(),
+        |hello| hello.data_channels = u16::MAX,
+    ];
+    let (answer, ending) = hears(nonsense);
+    assert!(matches!(answer, None | Some(Message::Refuse(_))), "{answer:?}");
+    assert!(matches!(ending, Ending::Refused(_) | Ending::Discarded(_)), "{ending:?}");
+    for (n, change) in changes.into_iter().enumerate() {
+        let (answer, ending) = hears(change);
+        let refused = matches!(answer, None | Some(Message::Refuse(_)));
+        assert!(refused, "{n}: {answer:?}");
+        let kept = matches!(ending, Ending::Refused(_) | Ending::Discarded(_));
+        assert!(kept, "{n}: {ending:?}");
+    }
+}
+
+#[test]
+fn noise_after_a_good_beginning_harms_the_destination() {
+    // xorshift: the same noise each time.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    for n in 0..40 {
+        let mut listening = listening();
+        listening.say(&preamble().encode());
+        let hello = Message::Hello(hello(&listening.rig));
+        let mut frame =
+            Encoder::new(Role::Control).message(&hello).expect("a sound hello");
+        if n % 2 == 0 {
+            let at = usize::from(next()) * frame.len() / 256;
+            frame[at] ^= next() | 1;
+        }
+        listening.say(&frame);
+        let noise: Vec<u8> = (0..300).map(|_| next()).collect();
+        listening.say(&noise);
+        let ending = listening.end();
+        let kept = matches!(ending, Ending::Refused(_) | Ending::Discarded(_));
+        assert!(kept, "{n}: {ending:?}");
+    }
+}
+
+#[test]
+fn a_commit_out_of_the_blue_starts_a_guest() {
+    for early in [
+        Message::Commit,
+        Message::SwitchoverRequest,
+        Message::Running(wire::message::Running {
+            devices: vec![],
+            guest_running_us: None,
+        }),
+    ] {
+        let mut listening = listening();
+        listening.say(&preamble().encode());
+        let mut encoder = Encoder::new(Role::Control);
+        let hello = Message::Hello(hello(&listening.rig));
+        listening.say(&encoder.message(&hello).expect("sound"));
+        listening.say(&encoder.message(&early).expect("sound"));
+        let devices = listening.rig.devices.clone();
+        assert!(matches!(listening.end(), Ending::Discarded(_)), "{early:?}");
+        assert!(devices.iter().all(|device| !device.holds_guest()));
+    }
+}
+
+fn data_preamble(token: [u8; 8], channel: u16) -> [u8; 64] {
+    let channel = DataChannel::new(channel).expect("a channel");
+    let role = Role::Data { channel, token: Token(token) };
+    Preamble { role, ..preamble() }.encode()
+}
+
+#[test]
+fn strangers_on_the_data_port_take_the_place_of_the_source() {
+    let (near, far) = sides();
+    let mut source = Rig::source(&near, &[ALL]);
+    let mut destination = Rig::destination(&far, &[ALL]);
+    let (to_here, here) = channel();
+    let strangers = move |dial: &FakeDial| {
+        let mut silent = Vec::new();
+        for said in [
+            // Silent, gone, of another kind, with a wrong token, with half a preamble.
+            None,
+            Some(Vec::new()),
+            Some(vec![b'x'; 64]),
+            Some(data_preamble([8; 8], 1).to_vec()),
+            Some(data_preamble([8; 8], 64).to_vec()),
+            Some(preamble().encode().to_vec()),
+            Some(vec![0x89; 20]),
+        ] {
+            let (mut transmit, receive, close) =
+                Box::new(dial.open().expect("it listens")).split().expect("two halves");
+            match said {
+                None => silent.push((transmit, receive, close)),
+                Some(bytes) => transmit.send(&[IoSlice::new(&bytes)]).expect("room"),
+            }
+        }
+        // They stay, silent, for as long as the migration lasts.
+        to_here.send(silent).expect("a test");
+    };
+    let wires =
+        Wires { dialled: Some(Box::new(strangers)), ..Wires::default().channels(2) };
+    let went = migrate(&mut source, &mut destination, wires, |_, _| {});
+    drop(here);
+    went.sent.result.as_ref().expect("completed");
+    assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
+    assert!(destination.devices.iter().all(|device| device.state() == State::Running));
+}
+
+#[test]
+fn a_crowd_on_the_data_port_is_put_up_with_for_ever() {
+    let (near, far) = sides();
+    let mut source = Rig::source(&near, &[ALL]);
+    let mut destination = Rig::destination(&far, &[ALL]);
+    let crowd = |dial: &FakeDial| {
+        for _ in 0..500 {
+            drop(dial.open().expect("it listens"));
+        }
+    };
+    let wires = Wires { dialled: Some(Box::new(crowd)), ..Wires::impatient() };
+    let went = migrate(&mut source, &mut destination, wires, |_, _| {});
+    assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
+    let error = went.sent.result.expect_err("given up");
+    assert_ne!(error.recovery, Recovery::InDoubt);
+    assert!(!matches!(error.cause, Cause::Device(_)), "{error}");
+    assert!(!source.vcpus.paused());
+}
