@@ -1,0 +1,286 @@
+//! What can be asked for on the command line.
+
+mod guest;
+
+pub use guest::{Control, Ctl, Guest, GuestCommand, MachineArgs, Migrate, OnTimeout};
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use states::v2::Capabilities;
+
+use crate::guest::options::{DeviceUri, Inject};
+use crate::units::{Rate, Size};
+
+/// Live migration of VFIO devices.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vfio-migrate",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Sizes: plain bytes, or with K, M, G or T, powers of 1024 (M is MiB); \
+                  rates are sizes a second.\n\
+                  Exit status: 0 done; 1 failed, refused or cancelled, or a check \
+                  failed; 2 usage; 3 in doubt who runs: act; 4 a device was lost or \
+                  reset."
+)]
+pub struct Cli {
+    /// What goes for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What goes for every command.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// JSON on standard output, one object a line, on failure too; progress goes to
+    /// standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Show every state change with before, after and microseconds; -vv shows more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Write the log to this file instead of standard error, with every state change
+    #[arg(long, global = true, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Die with that parent process: set by the demo for the processes it starts
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub with_parent: Option<u32>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Migrate a running guest with its devices between processes of this host, and
+    /// check every byte
+    Demo(Demo),
+    /// Serve a device over vfio-user
+    Serve(Serve),
+    /// The software guest: run it, receive it, control it
+    Guest(Guest),
+    /// Ask a device who it is and what a migration can do with it
+    Probe(Probe),
+    /// Show the migration state machine
+    States(States),
+}
+
+/// `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct Demo {
+    /// Devices of the guest, 1 to 8
+    #[arg(long, default_value_t = 2, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub devices: u8,
+    /// The devices' migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy,
+    /// 7 all
+    #[arg(long, default_value = "7", value_name = "SET", value_parser = capabilities)]
+    pub capabilities: Capabilities,
+    /// Guest memory
+    #[arg(long, default_value = "512M", value_name = "SIZE")]
+    pub guest_memory: Size,
+    /// Memory of each device, a power of two from 16M to 16G
+    #[arg(long, default_value = "64M", value_name = "SIZE")]
+    pub device_memory: Size,
+    /// How much memory the guest rewrites a second
+    #[arg(long, default_value = DIRTY_RATE, value_name = "RATE")]
+    pub dirty_rate: Rate,
+    /// How much each device copies a second
+    #[arg(long, default_value = DMA_RATE, value_name = "RATE")]
+    pub dma_rate: Rate,
+    /// Let the devices write into each other; devices without P2P (sets 1 and 5) are
+    /// then refused where there are two or more
+    #[arg(long)]
+    pub p2p: bool,
+    /// vCPUs of the guest
+    #[arg(long, default_value_t = 2, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub vcpus: u32,
+    /// How the migration should go.
+    #[command(flatten)]
+    pub budget: Budget,
+    /// Break one thing, which the check must then find (exit status 1): a byte of a
+    /// page, before it is checksummed for the stream; a byte of a device's memory,
+    /// before its save; a dirty bit, forgotten; a pending interrupt, dropped; or let one
+    /// peer write through after its target stopped (implies --p2p)
+    #[arg(long, value_name = "WHAT", value_parser = inject())]
+    pub inject: Option<Inject>,
+}
+
+/// How a migration should go.
+#[derive(Args, Clone, Debug)]
+pub struct Budget {
+    /// Stop the guest when that takes at most so many milliseconds
+    #[arg(long, default_value_t = 300, value_name = "MS")]
+    pub downtime_limit: u64,
+    /// How many seconds pre-copy may take
+    #[arg(long, default_value_t = 300, value_name = "S",
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub max_time: u64,
+    /// After that time: give up with the source running, or stop the guest all the same
+    #[arg(long, default_value_t = OnTimeout::Fail, value_name = "WHAT")]
+    pub on_timeout: OnTimeout,
+    /// Data connections
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub channels: u16,
+}
+
+/// How fast the guest rewrites its memory, unless it is told.
+pub const DIRTY_RATE: &str = "128M";
+/// How fast a device copies, unless it is told.
+pub const DMA_RATE: &str = "32M";
+
+/// `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct Serve {
+    /// The device model
+    #[arg(long, default_value = "accel")]
+    pub model: ServedModel,
+    /// The socket to listen at; made for this user alone, and removed at the end
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy, 7 all
+    #[arg(long, default_value = "7", value_name = "SET", value_parser = capabilities)]
+    pub capabilities: Capabilities,
+    /// The device's own memory, a power of two from 16M to 16G
+    #[arg(long, default_value = "64M", value_name = "SIZE")]
+    pub memory: Size,
+    /// The part of that memory which clients map; it always goes in stop-copy
+    #[arg(long, default_value = "64K", value_name = "SIZE")]
+    pub mapped_window: Size,
+    /// Reset the device whenever its client goes away
+    #[arg(long)]
+    pub reset_on_disconnect: bool,
+    /// What to call the device in the log [default: the socket's file name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Device models that can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServedModel {
+    /// An accelerator: memory of its own, DMA, interrupts, writes to its peers
+    Accel,
+}
+
+/// `probe`.
+#[derive(Args, Clone, Debug)]
+pub struct Probe {
+    /// The device: vfio-user:PATH
+    #[arg(value_name = "DEVICE")]
+    pub device: DeviceUri,
+}
+
+/// `states`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct States {
+    /// For devices with these capabilities: 1, 3, 5 or 7
+    #[arg(long, default_value = "7", value_name = "SET", value_parser = capabilities)]
+    pub capabilities: Capabilities,
+    /// A table of paths, or a diagram of arcs
+    #[arg(long, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// How to show the state machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The path from every state to every other
+    Table,
+    /// The arcs, as a mermaid diagram
+    Mermaid,
+}
+
+/// The names as on the command line.
+macro_rules! shown_as_value {
+    ($($name:ty),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let value = self.to_possible_value();
+                f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+            }
+        }
+    )*};
+}
+shown_as_value!(ServedModel, Format, OnTimeout);
+
+/// The names of everything that can be broken.
+fn inject() -> impl TypedValueParser<Value = Inject> {
+    PossibleValuesParser::new(Inject::ALL.map(|(name, _)| name))
+        .try_map(|name| name.parse::<Inject>())
+}
+
+fn capabilities(text: &str) -> Result<Capabilities, String> {
+    let flags: u64 = text.parse().map_err(|_| "write one of 1, 3, 5 and 7".to_owned())?;
+    Capabilities::try_from_flags(flags).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_go_anywhere() {
+        for line in ["vfio-migrate --json states -vv", "vfio-migrate states --json -v -v"]
+        {
+            let cli = Cli::try_parse_from(line.split(' ')).expect("arguments");
+            assert!(cli.global.json);
+            assert_eq!(cli.global.verbose, 2);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for line in [
+            "states --capabilities 2",
+            "states --capabilities x",
+            "demo --devices 0",
+            "demo --guest-memory 1.5G",
+            "demo --inject typhoon",
+            "demo --on-timeout never",
+            "demo --channels 65",
+            "serve --model accel",
+            "probe /tmp/socket",
+            "guest run",
+            "guest ctl",
+            "guest ctl /tmp/socket migrate",
+            "guest ctl /tmp/socket migrate --to carrier-pigeon",
+            "explode",
+        ] {
+            let line = std::iter::once("vfio-migrate").chain(line.split(' '));
+            let error = Cli::try_parse_from(line.clone()).expect_err("nonsense");
+            assert_eq!(error.exit_code(), 2, "{:?}", line.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_walk_through_is_understood() {
+        for line in [
+            "serve --model accel --socket /tmp/a.sock",
+            "guest run --device vfio-user:/tmp/a.sock --control /tmp/c.sock",
+            "guest receive --from tcp:127.0.0.1:7600 --device vfio-user:/tmp/b.sock \
+             --control /tmp/d.sock",
+            "guest ctl /tmp/c.sock migrate --to tcp:127.0.0.1:7600 --downtime-limit 100",
+            "guest ctl /tmp/c.sock quit --discard",
+            "probe vfio-user:/tmp/a.sock",
+        ] {
+            let line = std::iter::once("vfio-migrate").chain(line.split_whitespace());
+            if let Err(error) = Cli::try_parse_from(line) {
+                panic!("{error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! `vfio-migrate demo`: a live migration between processes of this host, checked.
+//!
+//! ```text
+//!   serve x N --vfio-user-- guest run ====TCP====> guest receive --vfio-user-- serve x N
+//!                               \                      /
+//!                          control socket       control socket
+//!                                 \                  /
+//!                                         demo
+//! ```
+//!
+//! Nothing of the migration happens in this process: it starts the others, asks and
+//! tells them over their control sockets, and compares what the two guests wrote down.
+
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use self::process::{Crew, Folder, Process, Starter};
+use super::ctl::{self, PATIENCE, Refused, talk};
+use crate::args::{Demo, Global};
+use crate::exit::{Exit, Nonsense};
+use crate::guest::check;
+use crate::guest::options::Inject;
+use crate::progress::Show;
+use crate::report::{Problem, Summary};
+
+/// How long the processes may take to be ready; memory is touched meanwhile.
+const READY: Duration = Duration::from_secs(30);
+/// How long the guest may take to do what it is waited for.
+const WORK: Duration = Duration::from_secs(30);
+/// How often the guest is asked what it did.
+const PACE: Duration = Duration::from_millis(20);
+/// How many pages the vCPUs, and blocks each device, have to write at the destination
+/// before everything is checked once more.
+const AFTERWARDS: u64 = 256;
+/// How many differences are told.
+const TOLD: usize = 20;
+
+/// Runs the demo.
+///
+/// # Errors
+/// When a process does not start or dies, or a guest refuses. A migration that did not
+/// complete, or that the check found to be wrong, is no error but a report.
+pub(super) fn run(demo: &Demo, global: &Global) -> Result<Exit> {
+    let p2p = demo.p2p || demo.inject == Some(Inject::P2pLate);
+    if p2p && demo.devices < 2 {
+        return Err(Nonsense(
+            "devices write into each other (--p2p) only where there are two: give \
+             --devices 2"
+                .to_owned(),
+        )
+        .into());
+    }
+    let crew = Crew::default();
+    let watch = crew.watch_signals()?;
+    let result = perform(&Demo { p2p, ..demo.clone() }, global, &crew);
+    drop(watch);
+    if crew.interrupted() {
+        bail!("interrupted: all processes of the demo were ended");
+    }
+    ctl::tell(&result?, global.json)
+}
+
+fn perform(demo: &Demo, global: &Global, crew: &Crew) -> Result<Summary> {
+    let show = Show::new(global.json, global.verbose > 0);
+    let folder = Folder::new()?;
+    let starter =
+        Starter::new(folder.path(), global.verbose, global.log.as_deref(), crew.clone())?;
+    let (source, destination) = stage(demo, &starter, folder.path())?;
+    show.note(&format!(
+        "{} devices a side are served; the guest runs in process {} and is awaited in \
+         process {}",
+        demo.devices,
+        source.guest.pid(),
+        destination.guest.pid(),
+    ));
+    source.works(&Done::default(), demo, 1)?;
+    let to = destination.place.clone();
+    let answer = talk(
+        &source.control,
+        &ctl::migrate_request(&to, &demo.budget),
+        PATIENCE,
+        &mut |progress| show.json(progress),
+    )
+    .with_context(|| source.died())?;
+    let mut summary = ctl::summary(&answer)?;
+    summary.source_pid = Some(source.guest.pid());
+    summary.destination_pid = Some(destination.guest.pid());
+    if summary.outcome == "completed" {
+        check(demo, &source, &destination, &mut summary)?;
+    }
+    for side in [&source, &destination] {
+        // What does not end by itself is ended.
+        let _ = side.ask(&json!({ "command": "quit", "discard": true }));
+    }
+    Ok(summary)
+}
+
+/// Compares both sides at the stop; lets the destination go on, and checks it again.
+fn check(
+    demo: &Demo,
+    source: &Side,
+    destination: &Side,
+    summary: &mut Summary,
+) -> Result<()> {
+    let mut problems = Vec::new();
+    if let Err(found) = check::compare_files(&source.digests, &destination.digests)? {
+        problems.extend(found);
+    }
+    let arrived = destination.works(&Done::default(), demo, 0)?;
+    summary.downtime_guest_ms = summary.downtime_ms.and(arrived.downtime_guest_ms);
+    destination.works(&arrived, demo, AFTERWARDS)?;
+    let frozen = destination.ask(&json!({ "command": "freeze" }))?;
+    for found in frozen.get("problems").and_then(Value::as_array).into_iter().flatten() {
+        problems.push(match serde_json::from_value(found.clone()) {
+            Ok(problem) => problem,
+            Err(_) => Problem {
+                place: "the guest after it ran on".to_owned(),
+                text: found.as_str().map_or_else(|| found.to_string(), str::to_owned),
+            },
+        });
+    }
+    summary.verified = Some(problems.is_empty());
+    let more = problems.len().saturating_sub(TOLD);
+    problems.truncate(TOLD);
+    if more > 0 {
+        problems.push(Problem {
+            place: "further places".to_owned(),
+            text: format!("{more} more differences"),
+        });
+    }
+    summary.problems = problems;
+    Ok(())
+}
+
+/// One guest and the servers of its devices. The guest ends first.
+struct Side {
+    guest: Process,
+    _servers: Vec<Process>,
+    control: PathBuf,
+    digests: PathBuf,
+    /// Where it can be migrated to: the destination's only.
+    place: String,
+}
+
+/// Starts everything, and waits until all of it is ready.
+fn stage(demo: &Demo, starter: &Starter, folder: &Path) -> Result<(Side, Side)> {
+    let deadline = Instant::now() + READY;
+    let serve = |side: &str| -> Result<Vec<Process>> {
+        (0..demo.devices)
+            .map(|n| {
+                let name = format!("{side}{n}");
+                let socket = folder.join(format!("{name}.sock"));
+                let arguments = [
+                    "serve".to_owned(),
+                    "--model=accel".to_owned(),
+                    format!("--name={name}"),
+                    format!("--socket={}", socket.display()),
+                    format!("--capabilities={}", demo.capabilities),
+                    format!("--memory={}", demo.device_memory.bytes()),
+                ];
+                starter.start(&name, &arguments)
+            })
+            .collect()
+    };
+    let mut servers = [serve("source")?, serve("destination")?];
+    for server in servers.iter_mut().flatten() {
+        server.ready(deadline)?;
+    }
+    let machine = |side: &str| {
+        let mut arguments = vec![
+            format!("--memory={}", demo.guest_memory.bytes()),
+            format!("--vcpus={}", demo.vcpus),
+            format!("--dirty-rate={}", demo.dirty_rate.bytes_per_second()),
+            format!("--dma-rate={}", demo.dma_rate.bytes_per_second()),
+            format!("--control={}", folder.join(format!("{side}.ctl")).display()),
+            format!("--digests={}", folder.join(format!("{side}.digests")).display()),
+        ];
+        arguments.extend((0..demo.devices).map(|n| {
+            let socket = folder.join(format!("{side}{n}.sock"));
+            format!("--device=vfio-user:{}", socket.display())
+        }));
+        if demo.p2p {
+            arguments.push("--p2p".to_owned());
+        }
+        arguments
+    };
+    let guest = |side: &str, what: Vec<String>| {
+        let arguments: Vec<String> = std::iter::once("guest".to_owned())
+            .chain(what)
+            .chain(machine(side))
+            .collect();
+        starter.start(&format!("{side} guest"), &arguments)
+    };
+    let mut receive =
+        guest("destination", vec!["receive".into(), "--from=tcp:127.0.0.1:0".into()])?;
+    let mut run = vec!["run".to_owned(), "--hold".to_owned()];
+    run.extend(demo.inject.map(|inject| format!("--inject={inject}")));
+    let mut run = guest("source", run)?;
+    let ready = receive.ready(deadline)?;
+    let place = ready.get("from").and_then(Value::as_str);
+    let place =
+        place.context("the destination does not say where it listens")?.to_owned();
+    run.ready(deadline)?;
+    let [near, far] = servers;
+    let side = |name: &str, guest, servers, place| Side {
+        guest,
+        _servers: servers,
+        control: folder.join(format!("{name}.ctl")),
+        digests: folder.join(format!("{name}.digests")),
+        place,
+    };
+    Ok((
+        side("source", run, near, String::new()),
+        side("destination", receive, far, place),
+    ))
+}
+
+/// What a guest did so far: pages by each vCPU, blocks by each device.
+#[derive(Default)]
+struct Done {
+    vcpus: Vec<u64>,
+    devices: Vec<u64>,
+    downtime_guest_ms: Option<f64>,
+}
+
+impl Side {
+    fn ask(&self, request: &Value) -> Result<Value> {
+        talk(&self.control, request, PATIENCE, &mut |_| {}).with_context(|| self.died())
+    }
+
+    /// What to say when it does not answer.
+    fn died(&self) -> String {
+        if self.guest.ends_within(Duration::ZERO) {
+            format!("the {} died{}", self.guest.name(), self.guest.last_words())
+        } else {
+            format!("the {} failed", self.guest.name())
+        }
+    }
+
+    fn done(&self) -> Result<Done> {
+        let answer = self.ask(&json!({ "command": "counters" }))?;
+        let list = |pointer: &str, key: &str| -> Vec<u64> {
+            let items = answer.pointer(pointer).and_then(Value::as_array);
+            items
+                .into_iter()
+                .flatten()
+                .filter_map(|item| item.get(key).and_then(Value::as_u64))
+                .collect()
+        };
+        Ok(Done {
+            vcpus: list("/counters/vcpus", "pages"),
+            devices: list("/counters/devices", "blocks"),
+            downtime_guest_ms: answer
+                .pointer("/counters/downtime_guest_ms")
+                .and_then(Value::as_f64),
+        })
+    }
+
+    /// Waits until every vCPU wrote `more` pages, and every device `more` blocks, beyond
+    /// those `before`; what they did then.
+    fn works(&self, before: &Done, demo: &Demo, more: u64) -> Result<Done> {
+        let deadline = Instant::now() + WORK;
+        let idle = |rate: crate::units::Rate| rate.bytes_per_second() == 0;
+        let enough = |now: &[u64], before: &[u64], count: usize| {
+            now.len() == count
+                && now.iter().enumerate().all(|(n, now)| {
+                    *now >= before.get(n).copied().unwrap_or(0).saturating_add(more)
+                })
+        };
+        loop {
+            let now = match self.done() {
+                // The guest runs a moment before this side has the machine back.
+                Err(error) if error.is::<Refused>() => Done::default(),
+                other => other?,
+            };
+            let vcpus = enough(&now.vcpus, &before.vcpus, demo.vcpus as usize);
+            let devices = enough(&now.devices, &before.devices, demo.devices.into());
+            if (vcpus || idle(demo.dirty_rate)) && (devices || idle(demo.dma_rate)) {
+                return Ok(now);
+            }
+            if self.guest.ends_within(PACE) {
+                bail!("{}", self.died());
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "the {} did not get {more} pages a vCPU and blocks a device further \
+                     in {} s",
+                    self.guest.name(),
+                    WORK.as_secs()
+                );
+            }
+        }
+    }
+}

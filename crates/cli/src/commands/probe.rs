@@ -1,0 +1,300 @@
+//! `vfio-migrate probe`: who a device is, and what a migration will do with it.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use ::states::v2::{Capabilities, State};
+use abi::irq::IrqInfoFlags;
+use abi::pci::{irq_index, region_index};
+use abi::region::RegionFlags;
+use anyhow::{Context, Result, anyhow};
+use control::{DmaLog, IrqInfo, RegionInfo, Transport, TransportError, V2Device};
+use port::{Bus, Device, DirtySource, Identity};
+use serde_json::{Value, json};
+use vfio_user::client::{Client, ClientOptions, NoDma};
+
+use crate::args::Probe;
+use crate::exit::{Exit, Found, status};
+use crate::guest::options::DeviceUri;
+use crate::output;
+use crate::report::{self, IdentitySummary};
+use crate::units::Size;
+
+/// More regions and interrupts than any device has are not asked for one by one.
+const MOST: u32 = 64;
+
+/// Asks, and says.
+pub(super) fn run(probe: &Probe, json: bool) -> Result<Exit> {
+    let device = &probe.device;
+    let transport = connect(device)?;
+    let found =
+        Findings::ask(transport).with_context(|| format!("{device} cannot be probed"))?;
+    if json {
+        output::json(&found.to_json())?;
+    } else {
+        output::line(&found.text(&device.to_string()))?;
+    }
+    Ok(status(Found::Done))
+}
+
+fn connect(device: &DeviceUri) -> Result<Arc<dyn Transport>> {
+    let options = ClientOptions::new(device.to_string(), Arc::new(NoDma));
+    match Client::connect(device.path(), options) {
+        Ok(client) => Ok(Arc::new(client)),
+        Err(error) => {
+            let remedy = match &error {
+                TransportError::TimedOut { .. } => {
+                    "it does not answer; a server has one client at a time, which may be \
+                     a guest"
+                }
+                TransportError::Gone { .. } => "is a `vfio-migrate serve` running there?",
+                TransportError::Errno { .. } | TransportError::Broken { .. } => {
+                    "what listens there does not speak vfio-user as it should"
+                }
+            };
+            Err(anyhow!(error).context(format!("cannot reach {device}: {remedy}")))
+        }
+    }
+}
+
+/// Everything that was found out.
+struct Findings {
+    identity: Identity,
+    state: State,
+    stop_copy_bytes: Option<u64>,
+    dma_log: Option<String>,
+    regions: Vec<RegionInfo>,
+    irqs: Vec<(u32, IrqInfo)>,
+}
+
+impl Findings {
+    fn ask(transport: Arc<dyn Transport>) -> Result<Findings> {
+        let mut device: V2Device = control::open(Arc::clone(&transport))?;
+        let info = transport.device_info()?;
+        let mut regions = Vec::new();
+        for index in 0..info.regions.min(MOST) {
+            // An index without a region may be an error, or a region of size 0.
+            match transport.region_info(index) {
+                Ok(region) if region.size > 0 => regions.push(region),
+                Err(error) if error.errno().is_none() => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let mut irqs = Vec::new();
+        for index in 0..info.irqs.min(MOST) {
+            match transport.irq_info(index) {
+                Ok(irq) if irq.count > 0 => irqs.push((index, irq)),
+                Err(error) if error.errno().is_none() => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(Findings {
+            identity: device.identity().clone(),
+            state: device.state()?,
+            stop_copy_bytes: device.stop_copy_bytes()?,
+            dma_log: DmaLog::open(transport)?.map(|log| log.name().to_owned()),
+            regions,
+            irqs,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let regions: Vec<Value> = self
+            .regions
+            .iter()
+            .map(|region| {
+                let areas: Vec<Value> = region
+                    .areas
+                    .iter()
+                    .map(|(offset, size)| json!({ "offset": offset, "bytes": size }))
+                    .collect();
+                json!({
+                    "index": region.index,
+                    "name": self.region_name(region.index),
+                    "bytes": region.size,
+                    "access": access(region),
+                    "mapped": areas,
+                })
+            })
+            .collect();
+        let irqs: Vec<Value> = self
+            .irqs
+            .iter()
+            .map(|(index, irq)| {
+                json!({
+                    "index": index,
+                    "name": self.irq_name(*index),
+                    "vectors": irq.count,
+                })
+            })
+            .collect();
+        json!({
+            "identity": IdentitySummary::from(&self.identity),
+            "state": self.state.name(),
+            "states": words(self.identity.capabilities),
+            "stop_copy_bytes": self.stop_copy_bytes,
+            "dma_log": self.dma_log.is_some(),
+            "regions": regions,
+            "irqs": irqs,
+            "migration": { "will": self.will(), "will_not": self.will_not() },
+        })
+    }
+
+    fn text(&self, device: &str) -> String {
+        let mut text = String::new();
+        let mut line = |arguments: std::fmt::Arguments<'_>| {
+            writeln!(text, "{arguments}").expect("writing to a String cannot fail");
+        };
+        let identity = IdentitySummary::from(&self.identity);
+        line(format_args!("{device}: {}", report::identity(&identity)));
+        line(format_args!("  state    {}", self.state));
+        let capabilities = self.identity.capabilities;
+        line(format_args!("  can be   {}", words(capabilities).join(", ")));
+        line(format_args!("  regions"));
+        for region in &self.regions {
+            let mapped: u64 = region.areas.iter().map(|(_, size)| size).sum();
+            let mapped = match mapped {
+                0 => "trapped".to_owned(),
+                mapped => format!("{} mapped", Size::from_bytes(mapped)),
+            };
+            line(format_args!(
+                "    {:<10} {:>10}  {:<10}  {mapped}",
+                self.region_name(region.index),
+                Size::from_bytes(region.size).to_string(),
+                access(region),
+            ));
+        }
+        line(format_args!("  interrupts"));
+        for (index, irq) in &self.irqs {
+            let flags = IrqInfoFlags::from_bits_retain(irq.flags);
+            let level = flags.contains(IrqInfoFlags::AUTOMASKED);
+            line(format_args!(
+                "    {:<10} {:>10}{}",
+                self.irq_name(*index),
+                format!("{} vectors", irq.count),
+                if level { "  masked when raised" } else { "" },
+            ));
+        }
+        line(format_args!("  a migration will"));
+        for sentence in self.will() {
+            line(format_args!("    - {sentence}"));
+        }
+        line(format_args!("  a migration will not"));
+        for sentence in self.will_not() {
+            line(format_args!("    - {sentence}"));
+        }
+        text
+    }
+
+    fn will(&self) -> Vec<String> {
+        let capabilities = self.identity.capabilities;
+        let mut will = Vec::new();
+        if capabilities.pre_copy() {
+            will.push("copy most of its data while it works (pre-copy)".to_owned());
+        }
+        match self.stop_copy_bytes {
+            Some(bytes) => will.push(format!(
+                "move about {} of its data while the guest is stopped, as things are now",
+                Size::from_bytes(bytes)
+            )),
+            None => will.push(
+                "stop the guest for a time that cannot be estimated: the device does not \
+                 say how much data it has"
+                    .to_owned(),
+            ),
+        }
+        if self.dma_log.is_some() {
+            will.push("ask it which guest memory it wrote".to_owned());
+        } else {
+            will.push(
+                "send all memory that it can reach again while the guest is stopped: it \
+                 does not log its writes"
+                    .to_owned(),
+            );
+        }
+        if capabilities.p2p() {
+            will.push(
+                "keep it reachable for its peers until they have stopped too".to_owned(),
+            );
+        }
+        match &self.identity.model {
+            Some(model) => will.push(format!(
+                "move it to any {} with data version {}, whatever its capabilities",
+                model.name, model.data_version
+            )),
+            None => will.push(
+                "move it only to a device with the same ids and capabilities: its model \
+                 is not known"
+                    .to_owned(),
+            ),
+        }
+        will
+    }
+
+    fn will_not(&self) -> Vec<String> {
+        let capabilities = self.identity.capabilities;
+        let mut not = Vec::new();
+        if !capabilities.pre_copy() {
+            not.push("move anything of it before the guest is stopped".to_owned());
+        }
+        if !capabilities.p2p() {
+            not.push(
+                "take it together with another device without P2P, unless the VMM \
+                 declares that no device maps another's memory"
+                    .to_owned(),
+            );
+        }
+        if matches!(self.identity.bus, Bus::Pci(_)) {
+            not.push(
+                "find config space and interrupt routing in its data: they are the VMM's \
+                 to carry"
+                    .to_owned(),
+            );
+        }
+        if !matches!(self.state, State::Running) {
+            not.push(format!(
+                "start as long as it is in {}: it has to be in RUNNING",
+                self.state
+            ));
+        }
+        not
+    }
+
+    fn region_name(&self, index: u32) -> String {
+        match (&self.identity.bus, index) {
+            (Bus::Pci(_), 0..=5) => format!("BAR{index}"),
+            (Bus::Pci(_), region_index::CONFIG) => "config".to_owned(),
+            _ => format!("region {index}"),
+        }
+    }
+
+    fn irq_name(&self, index: u32) -> String {
+        match (&self.identity.bus, index) {
+            (Bus::Pci(_), irq_index::INTX) => "INTx".to_owned(),
+            (Bus::Pci(_), irq_index::MSI) => "MSI".to_owned(),
+            (Bus::Pci(_), irq_index::MSIX) => "MSI-X".to_owned(),
+            _ => format!("index {index}"),
+        }
+    }
+}
+
+fn access(region: &RegionInfo) -> &'static str {
+    let flags = RegionFlags::from_bits_retain(region.flags);
+    match (flags.contains(RegionFlags::READ), flags.contains(RegionFlags::WRITE)) {
+        (true, true) => "read-write",
+        (true, false) => "read",
+        (false, true) => "write",
+        (false, false) => "none",
+    }
+}
+
+fn words(capabilities: Capabilities) -> Vec<&'static str> {
+    let mut words = vec!["stopped and copied"];
+    if capabilities.p2p() {
+        words.push("quiesced while its peers still reach it (P2P)");
+    }
+    if capabilities.pre_copy() {
+        words.push("read while it works (pre-copy)");
+    }
+    words
+}

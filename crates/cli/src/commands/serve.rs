@@ -1,0 +1,85 @@
+//! `vfio-migrate serve`: one device over vfio-user, until it is told to end.
+
+use std::io::ErrorKind;
+
+use anyhow::{Context, Result, anyhow};
+use device::Runner;
+use models::accel::{self, Accel, Parameters};
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use sys::socket::Listener;
+use vfio_user::server::{Server, ServerOptions, Stop};
+
+use crate::args::{Serve, ServedModel};
+use crate::exit::{Exit, Found, status};
+use crate::output;
+
+/// Serves until SIGINT or SIGTERM. The socket is removed at the end.
+pub(super) fn run(serve: &Serve, json: bool) -> Result<Exit> {
+    let path = &serve.socket;
+    let name = serve.name.clone().unwrap_or_else(|| {
+        path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    });
+    let ServedModel::Accel = serve.model;
+    let parameters = Parameters {
+        memory_bytes: serve.memory.bytes(),
+        mapped_window: serve.mapped_window.bytes(),
+        capabilities: serve.capabilities,
+        data_version: accel::DATA_VERSION,
+    };
+    let accel = Accel::new(parameters).with_context(|| format!("cannot build {name}"))?;
+    let runner =
+        Runner::new(Box::new(accel)).with_context(|| format!("cannot run {name}"))?;
+    let identity = runner.description().identity.clone();
+    let options = ServerOptions {
+        name: name.clone(),
+        reset_on_disconnect: serve.reset_on_disconnect,
+        ..ServerOptions::default()
+    };
+    let mut server =
+        Server::new(runner, options).with_context(|| format!("cannot serve {name}"))?;
+    let listener = Listener::bind(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::AddrInUse => ": something is there, choose another path",
+            ErrorKind::NotFound => ": its folder does not exist",
+            _ => "",
+        };
+        anyhow!(error).context(format!("cannot listen at {}{remedy}", path.display()))
+    })?;
+    let stop = Stop::new().context("cannot serve")?;
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+    let handle = signals.handle();
+    let stopping = stop.clone();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                tracing::info!(signal, "the server ends");
+                stopping.stop();
+            }
+        })
+        .context("cannot start a thread")?;
+    if json {
+        output::json(&json!({ "ready": {
+            "device": name,
+            "model": identity.model,
+            "data_version": identity.data_version,
+            "capabilities": serve.capabilities.flags(),
+            "socket": path,
+            "pid": std::process::id(),
+        }}))?;
+    } else {
+        output::line(&format!(
+            "{name} ({}, capabilities {}) is served at vfio-user:{}",
+            identity.model,
+            serve.capabilities,
+            path.display()
+        ))?;
+    }
+    let served = server.serve(listener, &stop);
+    handle.close();
+    served.with_context(|| format!("{name} cannot be served any longer"))?;
+    Ok(status(Found::Done))
+}

@@ -1,0 +1,354 @@
+//! The guest's driver of one accelerator.
+//!
+//! ```text
+//!   BAR2   0 ............ window ............. end - peer - 1 ... end - 1
+//!          | written by   | written by the     | written by     | written by
+//!          | the guest,   | device itself      | the other      | commands
+//!          | mapped       | (its ring)         | device         |
+//! ```
+//!
+//! What each part holds follows from sequence numbers: the guest's own for window and
+//! commands, the devices' counters for the rest.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Context, Result, bail};
+use control::{Transport, TransportError};
+use device::Digest;
+use models::accel::registers as reg;
+use models::accel::{BAR0, BAR2, CONFIG, MSIX};
+use serde::{Deserialize, Serialize};
+use sys::SharedMemory;
+use vfio_user::Client;
+
+use super::layout::{Area, PAGE};
+use super::lines::{self, Lines};
+use super::page::{BYTES, Page, Stamp};
+
+/// Who writes windows: this and the number of the device.
+const WINDOW_WRITER: u32 = 0x1_0000;
+/// Who writes command pages: this and the number of the device.
+const COMMAND_WRITER: u32 = 0x2_0000;
+/// Blocks that a peer writes.
+const PEER_SLOTS: u64 = 256;
+/// Blocks for one interrupt.
+const BATCH: u64 = 64;
+
+/// One accelerator as the guest drives it.
+pub(super) struct Accel {
+    /// Its place among the devices.
+    pub(super) number: usize,
+    /// The way to it.
+    pub(super) transport: Arc<dyn Transport>,
+    client: Client,
+    /// Its interrupts.
+    pub(super) lines: Arc<Lines>,
+    /// What is where in its memory.
+    pub(super) plan: Plan,
+    /// What it uses of RAM.
+    pub(super) area: Area,
+    /// A copy of [`Driver::window`], readable at any time.
+    pub(super) window_written: AtomicU64,
+    /// A copy of [`Driver::commands`], readable at any time.
+    pub(super) commands_over: AtomicU64,
+    window: Option<SharedMemory>,
+}
+
+/// What is where in a device's memory, in blocks of 4096 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// All of them.
+    pub(super) blocks: u64,
+    /// Those at the start that the guest has mapped.
+    pub(super) window: u64,
+    /// Those behind the window that the device's ring goes through.
+    pub(super) own: u64,
+    /// Those behind that a peer writes.
+    pub(super) peer: u64,
+}
+
+impl Plan {
+    /// The plan for a memory and its window, sizes in bytes.
+    pub(super) fn new(memory: u64, window: u64, peer: bool) -> Result<Plan> {
+        let (blocks, window) = (memory / PAGE, window / PAGE);
+        let peer = if peer { PEER_SLOTS } else { 0 };
+        let Some(own) = blocks.checked_sub(window + peer + 1).filter(|own| *own > 0)
+        else {
+            bail!("its memory of {memory} bytes is too small for the guest");
+        };
+        Ok(Plan { blocks, window, own, peer })
+    }
+
+    /// Where a peer's blocks go, in bytes.
+    pub(super) fn peer_offset(&self) -> u64 {
+        (self.window + self.own) * PAGE
+    }
+
+    /// Where a command copies to, in bytes.
+    pub(super) fn command_offset(&self) -> u64 {
+        (self.blocks - 1) * PAGE
+    }
+}
+
+/// What the driver of one device remembers; part of its vCPU's registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Driver {
+    /// The device.
+    pub(super) device: usize,
+    /// Window blocks written so far.
+    pub(super) window: u64,
+    /// Pairs of commands that are over.
+    pub(super) commands: u64,
+    /// Where the pair under way is.
+    pub(super) stage: Stage,
+    /// Ring blocks that were checked.
+    pub(super) checked: u64,
+}
+
+/// A page goes to the device and comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// Nothing under way.
+    Idle,
+    /// The copy to the device is.
+    Out,
+    /// The copy back is.
+    Back,
+}
+
+impl Driver {
+    /// The driver of a device that was just started.
+    pub(super) fn new(device: usize, plan: &Plan) -> Driver {
+        let window = plan.window;
+        Driver { device, window, commands: 0, stage: Stage::Idle, checked: 0 }
+    }
+
+    /// Commands that were started.
+    pub(super) fn started(&self) -> u64 {
+        2 * self.commands
+            + match self.stage {
+                Stage::Idle => 0,
+                Stage::Out => 1,
+                Stage::Back => 2,
+            }
+    }
+
+    /// What a window block holds.
+    pub(super) fn window_block(&self, block: u64, plan: &Plan) -> Stamp {
+        let sequence = last_before(self.window, block, plan.window);
+        window_write(self.device, sequence, plan)
+    }
+
+    /// What the page of the pair of commands with that number holds.
+    pub(super) fn command_page(&self, number: u64) -> Stamp {
+        let writer = COMMAND_WRITER + self.device as u32;
+        Stamp { writer, page: 0, sequence: number, blank: false }
+    }
+}
+
+/// The last of the numbers below `next` that leave `slot` when divided by `slots`, or
+/// `slot` itself where there is none yet.
+pub(super) fn last_before(next: u64, slot: u64, slots: u64) -> u64 {
+    if next <= slot { slot } else { slot + (next - 1 - slot) / slots * slots }
+}
+
+fn window_write(device: usize, sequence: u64, plan: &Plan) -> Stamp {
+    let page = sequence % plan.window.max(1);
+    Stamp { writer: WINDOW_WRITER + device as u32, page, sequence, blank: false }
+}
+
+impl Accel {
+    /// Opens the driver's way to a device, changing nothing.
+    pub(super) fn open(
+        number: usize,
+        client: Client,
+        area: Area,
+        peer: bool,
+    ) -> Result<Accel> {
+        let transport: Arc<dyn Transport> = Arc::new(client.clone());
+        let name = transport.name().to_owned();
+        let info = transport
+            .region_info(BAR2)
+            .with_context(|| format!("{name} does not tell its memory"))?;
+        let window = info.areas.first().map_or(0, |(_, size)| *size);
+        if info.areas.iter().any(|(offset, _)| *offset != 0) {
+            bail!("{name} has a mapped window that is not at the start of its memory");
+        }
+        let plan = Plan::new(info.size, window, peer).context(name.clone())?;
+        let window = if plan.window > 0 {
+            let mapped = transport.region_map(BAR2, 0);
+            let mapped = mapped.with_context(|| format!("{name}: map its window"))?;
+            if mapped.offset != 0 || mapped.memory.len() < plan.window * PAGE {
+                bail!("{name} maps another window than it has announced");
+            }
+            Some(mapped.memory)
+        } else {
+            None
+        };
+        let lines = Arc::new(Lines::new().context("eventfds")?);
+        Ok(Accel {
+            number,
+            transport,
+            client,
+            lines,
+            plan,
+            area,
+            window_written: AtomicU64::new(plan.window),
+            commands_over: AtomicU64::new(0),
+            window,
+        })
+    }
+
+    /// The name of the device.
+    pub(super) fn name(&self) -> &str {
+        self.transport.name()
+    }
+
+    /// The device's own digest of what it holds.
+    pub(super) fn digest(&self) -> Result<Digest> {
+        let digest = self.client.digest().context("ask for its digest")?;
+        digest.context("the device has no digest of what it holds")
+    }
+
+    /// Reads a register.
+    pub(super) fn register(&self, at: u64) -> Result<u64, TransportError> {
+        let mut bytes = [0; 8];
+        self.transport.region_read(BAR0, at, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn set(&self, at: u64, value: u64) -> Result<(), TransportError> {
+        self.transport.region_write(BAR0, at, &value.to_le_bytes())
+    }
+
+    /// The guest finds the device: addresses, decoding, bus mastering, MSI-X.
+    pub(super) fn configure(&self, small: (u64, u64), big: u64) -> Result<()> {
+        let write = |at: u64, bytes: &[u8]| {
+            let written = self.transport.region_write(CONFIG, at, bytes);
+            written.with_context(|| format!("{}: config space", self.name()))
+        };
+        write(0x10, &(small.0 as u32).to_le_bytes())?;
+        write(0x18, &(big as u32).to_le_bytes())?;
+        write(0x1c, &((big >> 32) as u32).to_le_bytes())?;
+        write(0x20, &(small.1 as u32).to_le_bytes())?;
+        // MSI-X on; memory decoding and bus master.
+        write(MSIX as u64 + 2, &0x8000_u16.to_le_bytes())?;
+        write(0x04, &0x0006_u16.to_le_bytes())
+    }
+
+    /// The driver starts the device: it writes `rate` bytes a second by itself, and
+    /// where `peer` is an address, as much to there.
+    pub(super) fn start(&self, rate: u64, peer: Option<u64>) -> Result<()> {
+        let name = self.name();
+        let failed = || format!("{name}: registers");
+        let id = self.register(reg::ID).with_context(failed)?;
+        if id != reg::ID_VALUE {
+            bail!(
+                "{name} is no accelerator that the guest has a driver for (id {id:#x})"
+            );
+        }
+        self.fill_window()?;
+        let run = if rate > 0 { reg::RUN } else { 0 };
+        let ring = [
+            (reg::IOVA, self.area.ring),
+            (reg::SLOTS, self.area.slots),
+            (reg::RATE, rate),
+            (reg::VECTOR, lines::RING as u64),
+            (reg::BATCH, BATCH),
+            (reg::OWN_OFFSET, self.plan.window * PAGE),
+            (reg::OWN_SLOTS, self.plan.own),
+            (reg::CONTROL, run),
+        ];
+        for (register, value) in ring {
+            self.set(reg::RING + register, value).with_context(failed)?;
+        }
+        if let Some(iova) = peer {
+            let peer = [
+                (reg::IOVA, iova),
+                (reg::SLOTS, PEER_SLOTS),
+                (reg::RATE, rate),
+                (reg::VECTOR, lines::PEER as u64),
+                (reg::BATCH, BATCH),
+                (reg::CONTROL, run),
+            ];
+            for (register, value) in peer {
+                self.set(reg::PEER + register, value).with_context(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_window(&self) -> Result<()> {
+        let mut page = [0; BYTES];
+        for sequence in 0..self.plan.window {
+            self.write_window(sequence, &mut page);
+        }
+        Ok(())
+    }
+
+    /// The guest writes the next block of the window, through its mapping.
+    pub(super) fn write_window(&self, sequence: u64, page: &mut Page) {
+        let Some(window) = &self.window else { return };
+        let stamp = window_write(self.number, sequence, &self.plan);
+        stamp.fill(page);
+        window
+            .write(stamp.page * PAGE, page)
+            .expect("invariant: the window is as long as the plan says");
+    }
+
+    /// Changes one byte of the device's memory behind everybody's back.
+    pub(super) fn damage(&self) -> bool {
+        let Some(window) = &self.window else { return false };
+        let mut byte = [0];
+        let at = self.plan.window * PAGE / 2 + 100;
+        let read = window.read(at, &mut byte);
+        byte[0] ^= 0x40;
+        read.and_then(|()| window.write(at, &byte)).is_ok()
+    }
+
+    /// Starts one command of a pair.
+    pub(super) fn command(&self, stage: Stage) -> Result<(), TransportError> {
+        let (kind, iova) = match stage {
+            Stage::Idle => return Ok(()),
+            Stage::Out => (reg::COPY_TO_DEVICE, self.area.outgoing),
+            Stage::Back => (reg::COPY_TO_GUEST, self.area.incoming),
+        };
+        self.set(reg::COMMAND_KIND, kind)?;
+        self.set(reg::COMMAND_IOVA, iova)?;
+        self.set(reg::COMMAND_OFFSET, self.plan.command_offset())?;
+        self.set(reg::COMMAND_BYTES, PAGE)?;
+        self.set(reg::COMMAND_VECTOR, lines::COMMAND as u64)?;
+        self.set(reg::COMMAND_DOORBELL, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_of_a_device_belongs_to_one_writer() {
+        let plan = Plan::new(16 << 20, 64 << 10, true).unwrap();
+        assert_eq!(plan.window + plan.own + plan.peer + 1, plan.blocks);
+        assert_eq!(plan.peer_offset() + plan.peer * PAGE, plan.command_offset());
+        assert!(Plan::new(1 << 20, 1 << 20, false).is_err());
+        let alone = Plan::new(16 << 20, 0, false).unwrap();
+        assert_eq!((alone.window, alone.own), (0, alone.blocks - 1));
+    }
+
+    #[test]
+    fn the_last_write_of_a_slot_follows_from_the_next_one() {
+        for slots in 1..9 {
+            let mut held = vec![None; slots as usize];
+            for next in 0..60 {
+                for slot in 0..slots {
+                    let last = held[slot as usize].unwrap_or(slot);
+                    assert_eq!(last_before(next, slot, slots), last, "{next} {slots}");
+                }
+                held[(next % slots) as usize] = Some(next);
+            }
+        }
+    }
+}

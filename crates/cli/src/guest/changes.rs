@@ -1,0 +1,135 @@
+//! How much of the guest changed since a migration began, and the gate that waits for
+//! all of it.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use control::TransportError;
+use models::accel::registers as reg;
+use port::Gate;
+
+use super::board::Board;
+use crate::report::Changed;
+
+/// Counts what changed since [`Changes::begin`]; with `hold`, keeps the guest from being
+/// stopped until that is everything.
+pub(super) struct Changes {
+    board: Arc<Board>,
+    hold: bool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// `None` where nothing can be counted: a paused guest, or no migration.
+    since: Option<Counts>,
+    seen: Option<Seen>,
+}
+
+/// How much changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Pages of RAM.
+    pub(super) pages: Changed,
+    /// Blocks of device memory, all devices together.
+    pub(super) blocks: Changed,
+}
+
+/// Everything that counts writes.
+struct Counts {
+    vcpus: Vec<u64>,
+    devices: Vec<DeviceCounts>,
+}
+
+#[derive(Clone, Copy)]
+struct DeviceCounts {
+    window: u64,
+    commands: u64,
+    ring: u64,
+    received: u64,
+}
+
+impl Changes {
+    /// Nothing is counted yet.
+    pub(super) fn new(board: Arc<Board>, hold: bool) -> Changes {
+        Changes { board, hold, inner: Mutex::default() }
+    }
+
+    /// A migration begins. The devices must run, or nothing is counted.
+    pub(super) fn begin(&self) {
+        let running = self.board.barrier.is_open();
+        let since = running.then(|| self.counts().ok()).flatten();
+        *self.locked() = Inner { since, seen: None };
+    }
+
+    /// What changed, as last looked at.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        self.locked().seen
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> Result<Counts, TransportError> {
+        let board = &self.board;
+        let next = |shown: &super::vcpu::Shown| shown.next.load(Ordering::Acquire);
+        let devices: Result<_, TransportError> = board
+            .devices
+            .iter()
+            .map(|device| {
+                Ok(DeviceCounts {
+                    window: device.window_written.load(Ordering::Acquire),
+                    commands: device.commands_over.load(Ordering::Acquire),
+                    ring: device.register(reg::RING + reg::SENT)?,
+                    received: device.register(reg::RECEIVED)?,
+                })
+            })
+            .collect();
+        Ok(Counts { vcpus: board.shown.iter().map(next).collect(), devices: devices? })
+    }
+
+    fn look(&self, since: &Counts) -> Result<Seen, TransportError> {
+        let (board, now) = (&self.board, self.counts()?);
+        let mut pages = 0;
+        let own = board.shown.iter().map(|shown| shown.pages);
+        for (own, (before, after)) in own.zip(since.vcpus.iter().zip(&now.vcpus)) {
+            // Any stretch of that many writes touches each page once.
+            pages += own.min(after.saturating_sub(*before));
+        }
+        let (mut blocks, mut all) = (0, 0);
+        let devices = since.devices.iter().zip(&now.devices);
+        for (device, (before, after)) in board.devices.iter().zip(devices) {
+            let ring = after.ring.saturating_sub(before.ring);
+            // The pair that was under way when it began may have written before.
+            let commands = after.commands.saturating_sub(before.commands) >= 2;
+            pages += device.area.slots.min(ring) + if commands { 2 } else { 0 };
+            let plan = &device.plan;
+            all += plan.blocks;
+            blocks += plan.own.min(ring)
+                + plan.window.min(after.window.saturating_sub(before.window))
+                + plan.peer.min(after.received.saturating_sub(before.received))
+                + u64::from(commands);
+        }
+        Ok(Seen {
+            pages: Changed { changed: pages, of: board.ram.layout().pages() },
+            blocks: Changed { changed: blocks, of: all },
+        })
+    }
+}
+
+impl Gate for Changes {
+    fn open(&self) -> bool {
+        let mut inner = self.locked();
+        let Some(since) = &inner.since else { return true };
+        // The engine asks once more after the stop; devices answer nobody then.
+        if !self.board.barrier.is_open() {
+            return true;
+        }
+        // A device that does not answer fails the migration by itself.
+        let Ok(seen) = self.look(since) else { return true };
+        inner.seen = Some(seen);
+        let all = |changed: Changed| changed.changed >= changed.of;
+        !self.hold || (all(seen.pages) && all(seen.blocks))
+    }
+}

@@ -1,0 +1,555 @@
+//! What one guest process has, and the commands that change it.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use engine::devices::{DeviceSet, SetError, check_p2p};
+use engine::drive::{Outgoing, SinkHandle, SourceHandle};
+use engine::{Machine, Slot};
+use models::accel::registers as reg;
+use port::{Observer, Progress};
+use serde_json::{Value, json};
+use sys::EventFd;
+
+use super::inspect::digests;
+use super::options::Inject;
+use super::token::{Command, Refusal, Situation, allowed};
+use super::verify;
+use super::vm::{Lending, Vm};
+use crate::{progress, report};
+
+/// How long a process that is told to end waits for a migration to end first.
+const ENDING: Duration = Duration::from_secs(30);
+
+/// How long a command waits for another one to be over.
+const TURN: Duration = Duration::from_secs(5);
+
+/// One guest process.
+pub(super) struct Guest {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    lending: Lending,
+    /// Where decisions are remembered.
+    pub(super) store: store::Memory,
+    /// Readable once the process is to end.
+    pub(super) over: EventFd,
+    status: AtomicU8,
+    /// An operator ends it, and says with what status.
+    quitting: AtomicBool,
+}
+
+struct Inner {
+    at: At,
+    vm: Option<Arc<Vm>>,
+    /// Away while the engine or a command has it.
+    machine: Option<Machine>,
+    progress: Option<Value>,
+    /// What the operator should know of the last thing that ended.
+    note: Option<String>,
+    blockers: Vec<String>,
+    /// Where a destination listens.
+    from: Option<String>,
+}
+
+/// Whose the guest is.
+enum At {
+    Here,
+    Out { handle: SourceHandle, paused: bool },
+    Waiting,
+    In(SinkHandle),
+    Moved,
+    InDoubt,
+}
+
+/// The machine, taken for one command. It comes back when this is dropped.
+struct Taken<'a> {
+    guest: &'a Guest,
+    vm: Arc<Vm>,
+    machine: Option<Machine>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.guest.locked().machine = self.machine.take();
+        self.guest.changed.notify_all();
+    }
+}
+
+impl Guest {
+    /// A process without a guest: a destination.
+    pub(super) fn waiting(digests: Option<PathBuf>, from: String) -> Result<Guest> {
+        let mut guest = Guest::new(digests, None, At::Waiting)?;
+        let inner = guest.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
+        inner.from = Some(from);
+        Ok(guest)
+    }
+
+    /// A process with a guest that has booted and does not run yet.
+    pub(super) fn here(
+        vm: Vm,
+        digests: Option<PathBuf>,
+        inject: Option<Inject>,
+    ) -> Result<Guest> {
+        let guest = Guest::new(digests, inject, At::Here)?;
+        let machine = vm.machine(&guest.lending)?;
+        guest.settle(At::Here, Some(Arc::new(vm)), Some(machine), None);
+        Ok(guest)
+    }
+
+    fn new(digests: Option<PathBuf>, inject: Option<Inject>, at: At) -> Result<Guest> {
+        Ok(Guest {
+            inner: Mutex::new(Inner {
+                at,
+                vm: None,
+                machine: None,
+                progress: None,
+                note: None,
+                blockers: Vec::new(),
+                from: None,
+            }),
+            changed: Condvar::new(),
+            lending: Lending { digests, inject },
+            store: store::Memory::new()?,
+            over: EventFd::new()?,
+            status: AtomicU8::new(0),
+            quitting: AtomicBool::new(false),
+        })
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the engine gets the machine of a VM here.
+    pub(super) fn lending(&self) -> &Lending {
+        &self.lending
+    }
+
+    /// The exit status.
+    pub(super) fn status_code(&self) -> u8 {
+        self.status.load(Ordering::Acquire)
+    }
+
+    /// Ends the process with that exit status.
+    pub(super) fn end(&self, status: u8) {
+        self.status.store(status, Ordering::Release);
+        // A counter that is full is readable as well.
+        let _ = self.over.signal(1);
+    }
+
+    /// Ends the process, unless an operator is about to.
+    pub(super) fn end_unless_quitting(&self, status: u8) {
+        if !self.quitting.load(Ordering::Acquire) {
+            self.end(status);
+        }
+    }
+
+    /// Something ended: this is what there is now.
+    fn settle(
+        &self,
+        at: At,
+        vm: Option<Arc<Vm>>,
+        machine: Option<Machine>,
+        note: Option<String>,
+    ) {
+        let mut inner = self.locked();
+        inner.at = at;
+        if vm.is_some() {
+            inner.vm = vm;
+        }
+        if let Some(machine) = &machine {
+            inner.blockers = Outgoing::blockers(machine);
+        }
+        inner.machine = machine;
+        inner.progress = None;
+        if note.is_some() {
+            inner.note = note;
+        }
+        self.changed.notify_all();
+    }
+
+    /// A destination's machine was opened.
+    pub(super) fn opened(&self, vm: Arc<Vm>) {
+        self.locked().vm = Some(vm);
+    }
+
+    /// A source has connected.
+    pub(super) fn receiving(&self, handle: SinkHandle) {
+        self.settle(At::In(handle), None, None, None);
+    }
+
+    /// A destination goes back to listening.
+    pub(super) fn listening(&self, note: Option<String>) {
+        self.locked().vm = None;
+        self.settle(At::Waiting, None, None, note);
+    }
+
+    /// The guest is this process's.
+    pub(super) fn arrived(&self, machine: Option<Machine>, note: Option<String>) {
+        self.settle(At::Here, None, machine, note);
+    }
+
+    /// Nobody knows whose the guest is.
+    pub(super) fn in_doubt(&self, machine: Option<Machine>, note: String) {
+        self.settle(At::InDoubt, None, machine, Some(note));
+    }
+
+    /// The guest is the destination's.
+    pub(super) fn moved(&self, machine: Machine, note: Option<String>) {
+        self.settle(At::Moved, None, Some(machine), note);
+    }
+
+    /// What this process has, by the token.
+    fn situation(&self, inner: &Inner) -> Situation {
+        match &inner.at {
+            At::Here => {
+                let runs = inner.vm.as_ref().is_some_and(|vm| vm.board.barrier.is_open());
+                if runs { Situation::Running } else { Situation::Paused }
+            }
+            At::Out { handle, .. } => Situation::Migrating {
+                interruptible: handle.interruptible(),
+                yielded: handle.yielded(),
+            },
+            At::Waiting => Situation::Waiting,
+            At::In(handle) if handle.holding() => Situation::Holding,
+            At::In(_) => Situation::Receiving,
+            At::Moved => Situation::Moved,
+            At::InDoubt => Situation::InDoubt,
+        }
+    }
+
+    /// Whether a command is allowed now.
+    fn permit(&self, inner: &Inner, command: Command) -> Result<(), Refusal> {
+        allowed(command, self.situation(inner))
+    }
+
+    /// Takes the machine for a command that is allowed now.
+    fn take(&self, command: Command) -> Result<Taken<'_>> {
+        let until = Instant::now() + TURN;
+        let mut inner = self.locked();
+        loop {
+            self.permit(&inner, command)?;
+            let vm = inner.vm.clone().ok_or(Refusal::NoGuest)?;
+            if let Some(machine) = inner.machine.take() {
+                return Ok(Taken { guest: self, vm, machine: Some(machine) });
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!(inner.note.clone().unwrap_or_else(|| {
+                    "another command is under way: try again".to_owned()
+                }));
+            }
+            let waited = self.changed.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// `status`.
+    pub(super) fn status(&self) -> Value {
+        let inner = self.locked();
+        let mut status = json!({
+            "state": self.situation(&inner).name(),
+            "pid": std::process::id(),
+            "blockers": inner.blockers,
+            "progress": inner.progress,
+            "note": inner.note,
+        });
+        if let Some(from) = &inner.from {
+            status["from"] = from.as_str().into();
+        }
+        if let Some(vm) = &inner.vm {
+            status["faults"] = vm.board.faults.count().into();
+            if let Some(seen) = vm.changes.seen() {
+                let percent =
+                    |changed: report::Changed| changed.changed * 100 / changed.of.max(1);
+                status["pages_changed_percent"] = percent(seen.pages).into();
+                status["blocks_changed_percent"] = percent(seen.blocks).into();
+            }
+        }
+        json!({ "status": status })
+    }
+
+    /// `counters`: what the guest did so far.
+    pub(super) fn counters(&self) -> Result<Value> {
+        let vm = {
+            let inner = self.locked();
+            self.permit(&inner, Command::Counters)?;
+            inner.vm.clone().ok_or(Refusal::NoGuest)?
+        };
+        // While the engine has the devices nobody else asks them: an access that
+        // reaches one just after it stopped would be taken for a peer's.
+        let taken = self.take(Command::Freeze).ok();
+        let running = vm.board.barrier.is_open();
+        let devices: Result<Vec<Value>> = vm
+            .board
+            .devices
+            .iter()
+            .map(|device| {
+                let blocks = match &taken {
+                    None => None,
+                    Some(_) if running => Some(device.register(reg::RING + reg::SENT)?),
+                    Some(_) => {
+                        let digest = device.digest()?;
+                        let mut counters = digest.counters.into_iter();
+                        counters.find(|(name, _)| name == "ring_sent").map(|(_, n)| n)
+                    }
+                };
+                Ok(json!({
+                    "name": device.name(),
+                    "blocks": blocks,
+                    "commands": device.commands_over.load(Ordering::Acquire),
+                    "handled": device.lines.handled(),
+                }))
+            })
+            .collect();
+        drop(taken);
+        let vcpus = vm.board.shown.iter().map(|shown| {
+            let next = shown.next.load(Ordering::Acquire);
+            json!({ "pages": next.saturating_sub(shown.pages) })
+        });
+        Ok(json!({ "counters": {
+            "vcpus": vcpus.collect::<Vec<Value>>(),
+            "devices": devices?,
+            "timer_ms": vm.board.timer.now() / 1_000_000,
+            "downtime_guest_ms": vm.board.gap().map(|gap| gap.as_secs_f64() * 1000.0),
+            "faults": vm.board.faults.count(),
+            "fault_texts": vm.board.faults.texts(),
+        }}))
+    }
+
+    /// `pause`: the guest and its devices stop.
+    pub(super) fn pause(&self) -> Result<()> {
+        {
+            let inner = self.locked();
+            self.permit(&inner, Command::Pause)?;
+            if let At::Out { handle, .. } = &inner.at {
+                handle.pause();
+                return Ok(());
+            }
+        }
+        self.take(Command::Pause)?.stop()
+    }
+
+    /// `resume`: devices and guest go on.
+    pub(super) fn resume(&self) -> Result<()> {
+        {
+            let inner = self.locked();
+            self.permit(&inner, Command::Resume)?;
+            if let At::Out { handle, paused } = &inner.at {
+                if *paused {
+                    bail!(
+                        "the guest was paused and migrates so: resume it where it \
+                         arrives, or cancel the migration first"
+                    );
+                }
+                // A pause that was asked for meanwhile has not taken effect.
+                handle.resume();
+                return Ok(());
+            }
+        }
+        self.take(Command::Resume)?.start()
+    }
+
+    /// A guest that has just booted begins to run. Its devices run already, whether or
+    /// not they could be stopped in order.
+    pub(super) fn begin(&self) -> Result<()> {
+        let mut taken = self.take(Command::Resume)?;
+        Ok(taken.machine()?.vcpus.resume()?)
+    }
+
+    /// `freeze`: stops the guest, writes its digests again, and checks them against
+    /// what its own workers did.
+    pub(super) fn freeze(&self, path: Option<PathBuf>) -> Result<Value> {
+        let mut taken = self.take(Command::Freeze)?;
+        taken.stop()?;
+        let vm = Arc::clone(&taken.vm);
+        let digests = digests(&vm.board, vm.p2p)?;
+        if let Some(path) = path.or_else(|| self.lending.digests.clone()) {
+            let written = digests.write(&path);
+            written.with_context(|| format!("write {}", path.display()))?;
+        }
+        let problems = verify::problems(&vm.board, &digests);
+        Ok(json!({ "frozen": true, "problems": problems }))
+    }
+
+    /// `cancel`.
+    pub(super) fn cancel(&self) -> Result<()> {
+        let inner = self.locked();
+        self.permit(&inner, Command::Cancel)?;
+        match &inner.at {
+            At::Out { handle, .. } => handle.cancel(),
+            At::In(handle) => handle.cancel(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// `quit`: whether it may; whoever asked calls [`Guest::end`] then.
+    pub(super) fn quit(&self, discard: bool) -> Result<()> {
+        let mut inner = self.locked();
+        self.permit(&inner, Command::Quit { discard })?;
+        if let At::In(handle) = &inner.at {
+            self.quitting.store(true, Ordering::Release);
+            if handle.holding() {
+                // RETURNED is recorded before anything is thrown away.
+                handle.discard();
+            } else {
+                handle.cancel();
+            }
+            let until = Instant::now() + ENDING;
+            while matches!(inner.at, At::In(_)) {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    self.quitting.store(false, Ordering::Release);
+                    bail!("the migration does not end: ask for the status");
+                }
+                let waited = self.changed.wait_timeout(inner, left);
+                inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if matches!(inner.at, At::Here | At::InDoubt) {
+                self.quitting.store(false, Ordering::Release);
+                bail!("the guest came in meanwhile: ask for the status");
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a machine that stays where it is, for a migration that is not even begun.
+    pub(super) fn untouched<T>(&self, look: impl FnOnce(&Machine) -> T) -> Result<T> {
+        let mut taken = self.take(Command::Migrate)?;
+        Ok(look(taken.machine()?))
+    }
+
+    /// Whether the process is to end.
+    pub(super) fn is_over(&self) -> Result<bool> {
+        let ready = sys::wait_readable(&[self.over.as_fd()], Duration::ZERO)?;
+        Ok(ready == [true])
+    }
+
+    /// Lends the machine to a migration; `handle` makes the handle from it.
+    pub(super) fn depart<T>(
+        &self,
+        prepare: impl FnOnce(Machine) -> (T, SourceHandle),
+    ) -> Result<(T, Arc<Vm>)> {
+        let mut taken = self.take(Command::Migrate)?;
+        let vm = Arc::clone(&taken.vm);
+        vm.changes.begin();
+        let mut inner = self.locked();
+        // Nobody else took it: the machine is away meanwhile.
+        self.permit(&inner, Command::Migrate)?;
+        let Some(machine) = taken.machine.take() else {
+            bail!("the machine is gone");
+        };
+        let (prepared, handle) = prepare(machine);
+        let paused = !vm.board.barrier.is_open();
+        inner.at = At::Out { handle, paused };
+        inner.note = None;
+        drop(inner);
+        // Nothing is put back: the migration has it.
+        drop(taken);
+        Ok((prepared, vm))
+    }
+}
+
+/// Remembers the latest progress, and passes it on.
+pub(super) struct Remember<F> {
+    /// Whose progress it is.
+    pub(super) guest: Arc<Guest>,
+    /// Who hears it as well.
+    pub(super) tell: F,
+}
+
+impl<F: Fn(Value) + Send + Sync> Observer for Remember<F> {
+    fn progress(&self, progress: &Progress) {
+        let event = progress::to_json(progress);
+        // A transition among rounds says less than the round.
+        if !matches!(progress, Progress::Transition { .. }) {
+            self.guest.locked().progress = Some(event.clone());
+        }
+        (self.tell)(event);
+    }
+}
+
+impl Taken<'_> {
+    fn machine(&mut self) -> Result<&mut Machine> {
+        self.machine.as_mut().ok_or_else(|| anyhow!("the machine is gone"))
+    }
+
+    /// vCPUs first, then the devices through the peer-to-peer barrier.
+    fn stop(&mut self) -> Result<()> {
+        let capabilities = self
+            .machine()?
+            .devices
+            .iter()
+            .map(|slot| slot.device.identity().capabilities);
+        let capabilities: Vec<_> = capabilities.collect();
+        // Before the guest is touched.
+        check_p2p(capabilities, self.vm.p2p)?;
+        let ran = !self.machine()?.vcpus.paused();
+        self.machine()?.vcpus.pause()?;
+        let stopped = self.devices(DeviceSet::pause);
+        if stopped.is_err() && ran {
+            self.machine()?.vcpus.resume()?;
+        }
+        stopped
+    }
+
+    /// Devices first, then the vCPUs.
+    fn start(&mut self) -> Result<()> {
+        if !self.machine()?.vcpus.paused() {
+            return Ok(());
+        }
+        self.devices(DeviceSet::start)?;
+        Ok(self.machine()?.vcpus.resume()?)
+    }
+
+    /// Does something with all devices; after a failure they run again, or are named.
+    fn devices(
+        &mut self,
+        each: impl FnOnce(&mut DeviceSet) -> Result<(), SetError>,
+    ) -> Result<()> {
+        let p2p = self.vm.p2p;
+        let slots = std::mem::take(&mut self.machine()?.devices);
+        let (mut devices, mut rest) = (Vec::new(), Vec::new());
+        for Slot { device, config, interrupts } in slots {
+            devices.push(device);
+            rest.push((config, interrupts));
+        }
+        let mut set = match DeviceSet::new(devices, p2p) {
+            Ok(set) => set,
+            Err(error) => {
+                // The set kept the devices; their transports are still here.
+                let machine = self.vm.machine(self.guest.lending());
+                self.machine = machine.ok();
+                return Err(error.into());
+            }
+        };
+        let done = each(&mut set);
+        let names = |ids: &[engine::devices::DeviceId]| {
+            let all = &self.vm.board.devices;
+            let names = ids.iter().filter_map(|id| all.get(id.0)).map(|d| d.name());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let done = done.map_err(|error| {
+            let back = set.rollback();
+            let error = anyhow::Error::new(error);
+            match (back.reset.as_slice(), back.lost.as_slice()) {
+                ([], []) => error,
+                (reset, lost) => error.context(format!(
+                    "devices did not come back: reset [{}], lost [{}]",
+                    names(reset),
+                    names(lost)
+                )),
+            }
+        });
+        let devices = set.into_devices().into_iter().zip(rest);
+        self.machine()?.devices = devices
+            .map(|(device, (config, interrupts))| Slot { device, config, interrupts })
+            .collect();
+        done
+    }
+}

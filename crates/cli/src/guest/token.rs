@@ -1,0 +1,202 @@
+//! Which command is allowed when: commands obey the right to run.
+//!
+//! | | status, counters | pause, resume | migrate | cancel | freeze | quit |
+//! | --- | --- | --- | --- | --- | --- | --- |
+//! | running, paused | yes | yes | yes | no migration | yes | yes |
+//! | migrating, until the stop | yes | yes | one at a time | yes | no | cancel first |
+//! | migrating, until commit | yes | no | one at a time | yes | no | cancel first |
+//! | migrating, given away | yes | no | no | no | no | no |
+//! | waiting, receiving | status | no guest | no guest | receiving | no guest | yes |
+//! | holding, moved, in doubt | yes | no | no | no | no | with `--discard` |
+
+use thiserror::Error;
+
+/// What an operator asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// What is going on.
+    Status,
+    /// The guest's own totals.
+    Counters,
+    /// Move the guest to another host.
+    Migrate,
+    /// Give the migration up.
+    Cancel,
+    /// Stop the guest.
+    Pause,
+    /// Let it run.
+    Resume,
+    /// Stop it and check everything.
+    Freeze,
+    /// End the process.
+    Quit {
+        /// Even where that may destroy the only copy.
+        discard: bool,
+    },
+}
+
+/// What this process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Situation {
+    /// The guest runs here.
+    Running,
+    /// The guest is here, and paused.
+    Paused,
+    /// The guest is on its way out.
+    Migrating {
+        /// Before the stop.
+        interruptible: bool,
+        /// After it was given away.
+        yielded: bool,
+    },
+    /// No source has come yet.
+    Waiting,
+    /// A guest is on its way in.
+    Receiving,
+    /// A whole guest is here, its source is gone, and nothing is decided.
+    Holding,
+    /// The guest is another host's.
+    Moved,
+    /// The guest may be another host's.
+    InDoubt,
+}
+
+impl Situation {
+    /// The name in `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Situation::Running => "running",
+            Situation::Paused => "paused",
+            Situation::Migrating { .. } => "migrating",
+            Situation::Waiting => "waiting",
+            Situation::Receiving => "receiving",
+            Situation::Holding => "holding",
+            Situation::Moved => "moved",
+            Situation::InDoubt => "in-doubt",
+        }
+    }
+}
+
+/// Why a command is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// There is none yet.
+    #[error("no guest is here yet")]
+    NoGuest,
+    /// There is none to be cancelled.
+    #[error("no migration is under way")]
+    NoMigration,
+    /// One at a time.
+    #[error("a migration is under way already")]
+    Busy,
+    /// The guest is between the stop and the end.
+    #[error("the guest is stopped by its migration, which is about to end")]
+    Stopped,
+    /// The right to run was given away.
+    #[error("the guest was given to the destination, and its answer is not here yet")]
+    Yielded,
+    /// A migration has to end first.
+    #[error("a migration is under way: cancel it first")]
+    CancelFirst,
+    /// The guest is held.
+    #[error(
+        "this host holds the guest for a source that is gone: nobody has decided who \
+         runs it. If the source runs it, discard this copy with quit --discard"
+    )]
+    Holding,
+    /// The guest is elsewhere.
+    #[error(
+        "the guest runs on the destination: what is here is what it left behind. quit \
+         --discard ends this process"
+    )]
+    Moved,
+    /// It is not known where the guest is.
+    #[error(
+        "the guest was given to the destination, which did not say that it runs: look \
+         there first. If it does not run there and cannot, nothing here may start it; \
+         quit --discard destroys this copy"
+    )]
+    InDoubt,
+}
+
+/// Whether a command is allowed now.
+///
+/// # Errors
+/// Why it is not.
+pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
+    use Command::{Cancel, Counters, Freeze, Migrate, Pause, Quit, Resume, Status};
+    use Situation::{
+        Holding, InDoubt, Migrating, Moved, Paused, Receiving, Running, Waiting,
+    };
+    match (situation, command) {
+        (_, Status) => Ok(()),
+        (Waiting | Receiving, Counters) => Err(Refusal::NoGuest),
+        (_, Counters) => Ok(()),
+        (Running | Paused | Waiting, Cancel) => Err(Refusal::NoMigration),
+        (Running | Paused, _) => Ok(()),
+        (Waiting, Quit { .. }) | (Receiving, Quit { .. } | Cancel) => Ok(()),
+        (Waiting | Receiving, _) => Err(Refusal::NoGuest),
+        (Migrating { yielded: true, .. }, _) => Err(Refusal::Yielded),
+        (Migrating { .. }, Cancel) => Ok(()),
+        (Migrating { .. }, Quit { .. }) => Err(Refusal::CancelFirst),
+        (Migrating { interruptible: true, .. }, Pause | Resume) => Ok(()),
+        (Migrating { .. }, Pause | Resume) => Err(Refusal::Stopped),
+        (Migrating { .. }, Migrate | Freeze) => Err(Refusal::Busy),
+        (Holding | Moved | InDoubt, Quit { discard: true }) => Ok(()),
+        (Holding, _) => Err(Refusal::Holding),
+        (Moved, _) => Err(Refusal::Moved),
+        (InDoubt, _) => Err(Refusal::InDoubt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMANDS: [Command; 9] = [
+        Command::Status,
+        Command::Counters,
+        Command::Pause,
+        Command::Resume,
+        Command::Migrate,
+        Command::Cancel,
+        Command::Freeze,
+        Command::Quit { discard: false },
+        Command::Quit { discard: true },
+    ];
+
+    /// One row a situation, one letter a command of [`COMMANDS`], `y` for yes.
+    const TABLE: [(Situation, &str); 10] = [
+        (Situation::Running, "yyyyynyyy"),
+        (Situation::Paused, "yyyyynyyy"),
+        (Situation::Migrating { interruptible: true, yielded: false }, "yyyynynnn"),
+        (Situation::Migrating { interruptible: false, yielded: false }, "yynnnynnn"),
+        (Situation::Migrating { interruptible: false, yielded: true }, "yynnnnnnn"),
+        (Situation::Waiting, "ynnnnnnyy"),
+        (Situation::Receiving, "ynnnnynyy"),
+        (Situation::Holding, "yynnnnnny"),
+        (Situation::Moved, "yynnnnnny"),
+        (Situation::InDoubt, "yynnnnnny"),
+    ];
+
+    #[test]
+    fn every_command_obeys_the_token_in_every_situation() {
+        for (situation, row) in TABLE {
+            for (command, expected) in COMMANDS.iter().zip(row.chars()) {
+                let answer = allowed(*command, situation);
+                let yes = expected == 'y';
+                assert_eq!(answer.is_ok(), yes, "{command:?} while {situation:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_starts_a_guest_that_may_run_elsewhere() {
+        for situation in [Situation::Holding, Situation::Moved, Situation::InDoubt] {
+            for command in [Command::Resume, Command::Pause, Command::Migrate] {
+                let refusal = allowed(command, situation).unwrap_err().to_string();
+                assert!(refusal.contains("--discard"), "{refusal}");
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The report for people.
+
+use std::fmt::Write;
+
+use super::{DeviceSummary, IdentitySummary, Summary};
+use crate::units::Size;
+
+/// The widest bar, in characters.
+const BAR: f64 = 40.0;
+
+/// The report as text of several lines, the first of which says how it ended.
+pub fn text(summary: &Summary) -> String {
+    let mut text = String::new();
+    let mut line = |arguments: std::fmt::Arguments<'_>| {
+        writeln!(text, "{arguments}").expect("writing to a String cannot fail");
+    };
+    let verified = match summary.verified {
+        Some(true) => ", verified",
+        Some(false) => ", but what arrived is NOT what was sent",
+        None => "",
+    };
+    line(format_args!("migration {}{verified}", summary.outcome));
+    if let Some(error) = &summary.error {
+        line(format_args!("  {error}"));
+    }
+    for problem in &summary.problems {
+        line(format_args!("  {}: {}", problem.place, problem.text));
+    }
+    line(format_args!(
+        "  total       {}, {} {}, {}/s",
+        millis(summary.total_ms),
+        summary.rounds,
+        if summary.rounds == 1 { "round" } else { "rounds" },
+        Size::from_bytes(summary.throughput_bytes_per_s)
+    ));
+    line(format_args!(
+        "  moved       {} of memory, {} of device data",
+        Size::from_bytes(summary.memory_bytes),
+        Size::from_bytes(summary.device_bytes)
+    ));
+    if let (Some(pages), Some(blocks)) = (summary.pages_changed, summary.blocks_changed) {
+        line(format_args!(
+            "  changed     {} of {} pages, {} of {} device blocks during pre-copy",
+            pages.changed, pages.of, blocks.changed, blocks.of
+        ));
+    }
+    if summary.dirty_failures > 0 {
+        line(format_args!(
+            "  dirty logs  failed {} times: what they cover was sent again",
+            summary.dirty_failures
+        ));
+    }
+    if let Some(downtime) = summary.downtime_ms {
+        let mut also = Vec::new();
+        if let Some(guest) = summary.downtime_guest_ms {
+            also.push(format!("{} seen by the guest", millis(guest)));
+        }
+        if let Some(estimate) = summary.downtime_estimate_ms {
+            also.push(format!("{} estimated", millis(estimate)));
+        }
+        let also = if also.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", also.join(", "))
+        };
+        line(format_args!("  downtime    {}{also}", millis(downtime)));
+        let longest = summary.downtime.iter().map(|phase| phase.ms).fold(0.0, f64::max);
+        for phase in &summary.downtime {
+            line(format_args!(
+                "{}",
+                format!(
+                    "    {:<10} {:>10}  {}",
+                    phase.phase,
+                    millis(phase.ms),
+                    bar(phase.ms, longest)
+                )
+                .trim_end()
+            ));
+        }
+    }
+    if !summary.devices.is_empty() {
+        let widest = summary.devices.iter().map(|d| d.name.chars().count()).max();
+        let widest = widest.unwrap_or(0).max("device".len());
+        line(format_args!(
+            "  {:<widest$} {:>10} {:>10} {:>10} {:>10} {:>10}  identity",
+            "device", "bytes", "stop", "save", "load", "start"
+        ));
+        for device in &summary.devices {
+            line(format_args!("  {}", row(device, widest)));
+        }
+    }
+    text
+}
+
+fn row(device: &DeviceSummary, widest: usize) -> String {
+    format!(
+        "{:<widest$} {:>10} {:>10} {:>10} {:>10} {:>10}  {}",
+        device.name,
+        Size::from_bytes(device.bytes).to_string(),
+        millis(device.stop_ms),
+        millis(device.save_ms),
+        millis(device.load_ms),
+        millis(device.start_ms),
+        identity(&device.identity)
+    )
+}
+
+/// Who a device is, in one line.
+pub fn identity(identity: &IdentitySummary) -> String {
+    let mut text = match (&identity.model, identity.data_version) {
+        (Some(model), Some(version)) => format!("{model} (data version {version}), "),
+        _ => String::new(),
+    };
+    text.push_str(&identity.bus);
+    if let Some(id) = &identity.id {
+        text.push(' ');
+        text.push_str(id);
+    }
+    let _ =
+        write!(text, ", {}, capabilities {}", identity.generation, identity.capabilities);
+    text
+}
+
+/// Milliseconds, in seconds from 10 s on.
+fn millis(ms: f64) -> String {
+    if ms >= 10_000.0 { format!("{:.1} s", ms / 1000.0) } else { format!("{ms:.1} ms") }
+}
+
+fn bar(value: f64, longest: f64) -> String {
+    if longest <= 0.0 {
+        return String::new();
+    }
+    // What took time at all is seen.
+    let width = (value / longest * BAR).clamp(0.0, BAR);
+    "#".repeat(if value > 0.0 { width.ceil() as usize } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::report;
+    use super::super::{Changed, Extras, Problem, Summary};
+    use super::text;
+    use std::time::Duration;
+
+    #[test]
+    fn the_whole_report_at_a_glance() {
+        let extras = Extras {
+            verified: Some(true),
+            downtime_guest: Some(Duration::from_micros(41_500)),
+            pages_changed: Some(Changed { changed: 1000, of: 1000 }),
+            blocks_changed: Some(Changed { changed: 64, of: 64 }),
+            ..Extras::default()
+        };
+        let expected = "\
+migration completed, verified
+  total       2000.0 ms, 3 rounds, 64 MiB/s
+  moved       96 MiB of memory, 32 MiB of device data
+  changed     1000 of 1000 pages, 64 of 64 device blocks during pre-copy
+  downtime    43.0 ms (41.5 ms seen by the guest)
+    vcpu_stop      1.0 ms  #
+    p2p            2.0 ms  ###
+    memory        40.0 ms  ########################################
+  device      bytes       stop       save       load      start  identity
+  accel0     32 MiB     1.0 ms     2.0 ms     3.0 ms     4.0 ms  \
+accel (data version 1), pci 1de5:acc1, v2, capabilities 7
+";
+        assert_eq!(text(&Summary::new(&report(), &extras)), expected);
+    }
+
+    #[test]
+    fn a_failed_verification_is_said_first_and_with_the_place() {
+        let extras = Extras { verified: Some(false), ..Extras::default() };
+        let mut summary = Summary::new(&report(), &extras);
+        summary.problems =
+            vec![Problem { place: "guest page 0x1000".into(), text: "differs".into() }];
+        let text = text(&summary);
+        assert!(text.starts_with("migration completed, but what arrived is NOT"));
+        assert!(text.contains("\n  guest page 0x1000: differs\n"));
+    }
+}

@@ -1,0 +1,9 @@
+//! The software guest as a whole: real device servers, real migrations over TCP, all in
+//! one process, told what to do over control sockets.
+
+#[cfg(test)]
+mod migrations;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod token;
