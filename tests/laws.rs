@@ -1,0 +1,35 @@
+//! The laws of `ARCHITECTURE.md` name tests that exist.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every Rust file below a folder, but what cargo builds.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of the project") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && !path.ends_with("target") {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn a_law_is_held_by_a_test_that_nobody_wrote() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page");
+    let (_, laws) = page.split_once("\n## Laws\n").expect("a section of laws");
+    let (laws, _) = laws.split_once("\n## ").expect("a section after the laws");
+    let mut files = Vec::new();
+    ["crates", "tests", "xtask"].map(|folder| sources(&root.join(folder), &mut files));
+    let code: String =
+        files.iter().map(|path| fs::read_to_string(path).expect("a file")).collect();
+
+    let quoted = laws.split('`').skip(1).step_by(2);
+    let named: Vec<&str> = quoted.filter(|name| name.matches('_').count() >= 3).collect();
+    assert!(named.len() >= 20, "the laws name {} tests", named.len());
+    for name in named {
+        assert!(code.contains(&format!("fn {name}(")), "no test is called {name}");
+    }
+}
