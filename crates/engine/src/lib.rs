@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A VMM that keeps its own migration loop uses [`devices::DeviceSet`]. A VMM that
-//! wants the whole thing hands a [`Machine`] to [`drive::send`] or [`drive::receive`].
+//! wants the whole thing hands a [`Machine`] to [`drive::Outgoing`] or
+//! [`drive::Incoming`].
 
 pub mod devices;
 pub mod drive;

@@ -133,10 +133,6 @@ impl VmmError {
         operation: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> VmmError {
-        VmmError {
-            part: part.into(),
-            operation: operation.into(),
-            source: source.into(),
-        }
+        VmmError { part: part.into(), operation: operation.into(), source: source.into() }
     }
 }
