@@ -18,6 +18,7 @@ use vfio_migrate_engine::Machine;
 use vfio_migrate_engine::drive::{Incoming, Outgoing};
 use vfio_migrate_engine::migration::sink::Ending;
 use vfio_migrate_engine::migration::{Cause, Outcome, Recovery};
+use wire::device::{DeviceBegin, DeviceEnd};
 use wire::message::{
     Bus, DeviceIdentity, Generation, Hello, MemoryRegion, PciIds, RunState, StoreId,
 };
@@ -238,7 +239,7 @@ struct Listening {
     receive: Box<dyn port::Receive>,
     _close: Box<dyn port::Close>,
     ended: std::sync::mpsc::Receiver<Ending>,
-    _dial: FakeDial,
+    dial: FakeDial,
     rig: Rig,
 }
 
@@ -260,7 +261,7 @@ fn listening() -> Listening {
     thread::spawn(move || to_ended.send(incoming.run().ending));
     let (transmit, mut receive, close) = Box::new(near).split().expect("two halves");
     receive.set_deadline(BOUND);
-    Listening { transmit, receive, _close: close, ended, _dial: dial, rig }
+    Listening { transmit, receive, _close: close, ended, dial, rig }
 }
 
 impl Listening {
@@ -271,7 +272,7 @@ impl Listening {
 
     /// Hangs up; how the destination ended. Its guest never ran.
     fn end(self) -> Ending {
-        let Listening { transmit, receive, _close, ended, _dial, rig } = self;
+        let Listening { transmit, receive, _close, ended, dial: _, rig } = self;
         drop((transmit, receive));
         _close.close();
         let ending = ended.recv_timeout(BOUND).expect("it ends");
@@ -497,6 +498,41 @@ fn a_commit_out_of_the_blue_starts_a_guest() {
         let devices = listening.rig.devices.clone();
         assert!(matches!(listening.end(), Ending::Discarded(_)), "{early:?}");
         assert!(devices.iter().all(|device| !device.holds_guest()));
+    }
+}
+
+#[test]
+fn a_device_that_took_other_bytes_than_were_read_is_started() {
+    let end = |device, length, crc| DeviceEnd { device, length, crc };
+    for (ends, says) in [
+        (end(0, 5, 0), "was given 0 bytes"),
+        (end(0, 0, 1), "was given 0 bytes"),
+        (end(7, 0, 0), "there is no device 7"),
+    ] {
+        let mut listening = listening();
+        listening.say(&preamble().encode());
+        let hello = hello(&listening.rig);
+        let identity = hello.devices[0].clone();
+        let frame = Encoder::new(Role::Control).message(&Message::Hello(hello));
+        listening.say(&frame.expect("sound"));
+        assert!(matches!(listening.answer(), Message::Accept(_)));
+        let data = Box::new(listening.dial.open().expect("it listens"));
+        let (mut transmit, _receive, _close) = data.split().expect("two halves");
+        let role = Role::Data {
+            channel: DataChannel::new(1).expect("a channel"),
+            token: Token(TOKEN),
+        };
+        let mut encoder = Encoder::new(role);
+        let begin = DeviceBegin { device: 0, attempt: 0, identity, expected_bytes: None };
+        let mut bytes = data_preamble(TOKEN, 1).to_vec();
+        bytes.extend(encoder.device_begin(&begin).expect("sound"));
+        bytes.extend(encoder.device_end(&ends).expect("sound"));
+        transmit.send(&[IoSlice::new(&bytes)]).expect("room");
+        let ending = listening.ended.recv_timeout(BOUND).expect("it ends");
+        let Ending::Discarded(Cause::Protocol(text)) = ending else {
+            panic!("{ending:?}")
+        };
+        assert!(text.contains(says), "{says:?} is not in {text:?}");
     }
 }
 

@@ -65,7 +65,7 @@ pub trait Interrupts: Send {
     /// stopped. Counts are exact for unmasked vectors; a masked vector has at most 1.
     ///
     /// # Errors
-    /// When it cannot be told.
+    /// When it cannot be told; nothing was taken then.
     fn drain(&mut self) -> Result<Vec<u64>, VmmError>;
 
     /// Puts drained counts in front of the guest again: on the destination after a
