@@ -6,9 +6,9 @@
 //!
 //! # Adding a row
 //!
-//! Write `bench/<work>.rs` behind the feature `bench` (its dependencies on rooms are
-//! optional and belong to that feature), with one function that measures and returns a
-//! [`Row`], and name it in [`measurements`]:
+//! Write `bench/works/<work>.rs`, which is linked with the feature `bench` (its
+//! dependencies on rooms are optional and belong to that feature), with one function that
+//! measures and returns a [`Row`], and name it in `works::all`:
 //!
 //! ```ignore
 //! pub(super) fn measure(runs: Runs) -> Result<Row, String> {
@@ -33,6 +33,8 @@ mod machine;
 )]
 mod row;
 mod table;
+#[cfg(feature = "bench")]
+mod works;
 
 use machine::Machine;
 use row::{Row, Runs};
@@ -41,7 +43,8 @@ use row::{Row, Runs};
 pub(crate) const USAGE: &str = "\
 Usage: cargo xtask bench [--json] [--runs N] [WORK...]
 
-Builds in release mode and measures each WORK (default: all) with its limit beside it.
+Builds in release mode and measures each WORK (default: all) with its limit beside it:
+region-read, migration, downtime.
 
   --json    one JSON object instead of the table
   --runs N  runs of each side, at least 7 (default 7)
@@ -67,6 +70,9 @@ struct Measurement {
 /// All measurements, in the order of the table. The rooms are linked only with the
 /// feature `bench`, which [`run`] turns on.
 fn measurements() -> Vec<Measurement> {
+    #[cfg(feature = "bench")]
+    return works::all();
+    #[cfg(not(feature = "bench"))]
     Vec::new()
 }
 
@@ -76,6 +82,10 @@ fn measurements() -> Vec<Measurement> {
 ///
 /// When a row falls short or cannot be measured, or when there is none.
 pub(crate) fn run(mut arguments: Arguments) -> Outcome {
+    #[cfg(feature = "bench")]
+    if let Some(side) = arguments.option::<String>(works::SIDE)? {
+        return works::run_side(&side, &arguments.names()?).map_err(Failure::Failed);
+    }
     let json = arguments.flag("--json");
     let measures = arguments.flag(MEASURE);
     let runs = arguments.option("--runs")?.unwrap_or(MIN_RUNS);
