@@ -16,6 +16,7 @@
 
 mod control;
 mod device;
+mod dialling;
 mod handle;
 mod heard;
 mod joining;

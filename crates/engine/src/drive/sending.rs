@@ -7,12 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use port::{
-    AttemptId, Channel, Clock, Close, Decision, DecisionStore, Dial, Observer, Phase,
-    Progress,
+    AttemptId, Clock, Close, Decision, DecisionStore, Dial, Observer, Phase, Progress,
 };
 use wire::Message;
 use wire::message::{FailureCode, Hello, Prepared, Reason, RunState, Running};
-use wire::preamble::{DataChannel, Preamble, Role, Token};
+use wire::preamble::{Preamble, Token};
 use wire::tlv::plain_text;
 
 use super::control::Speaker;
@@ -77,12 +76,12 @@ struct Undoing {
 pub(super) struct Sending {
     /// `None` only inside a step.
     source: Option<Source>,
-    spread: Spread,
-    memory: Worker<MemoryCommand, Tracker>,
-    wired: Wired,
-    token: Token,
-    lanes: Arc<Vec<Lane>>,
-    closers: Vec<Box<dyn Close>>,
+    pub(super) spread: Spread,
+    pub(super) memory: Worker<MemoryCommand, Tracker>,
+    pub(super) wired: Wired,
+    pub(super) token: Token,
+    pub(super) lanes: Arc<Vec<Lane>>,
+    pub(super) closers: Vec<Box<dyn Close>>,
     gather: Gather,
     watch: Watch,
     pace: Option<Duration>,
@@ -431,7 +430,10 @@ impl Sending {
             Action::SayHello => {
                 return self.say(&Message::Hello(self.wired.hello.clone()));
             }
-            Action::OpenChannels => return Some(self.open_channels()),
+            Action::OpenChannels => {
+                let opened = self.dial().map(|()| Event::ChannelsOpen);
+                return Some(opened.unwrap_or_else(Event::Failed));
+            }
             Action::Track => self.memory.tell(MemoryCommand::Track),
             Action::Devices(action) => self.tell_device(&action),
             Action::SendRound(round) => {
@@ -549,7 +551,7 @@ impl Sending {
         self.spread.devices[id.0].tell(command);
     }
 
-    fn tell_all(&self, command: impl Fn() -> DeviceCommand) {
+    pub(super) fn tell_all(&self, command: impl Fn() -> DeviceCommand) {
         self.spread.devices.iter().for_each(|worker| worker.tell(command()));
     }
 
@@ -559,39 +561,6 @@ impl Sending {
         gathered: impl FnOnce(&mut Self) -> Option<Event>,
     ) -> Option<Event> {
         if self.spread.devices.is_empty() { gathered(self) } else { None }
-    }
-
-    fn open_channels(&mut self) -> Event {
-        match self.dial_all() {
-            Ok(()) => Event::ChannelsOpen,
-            Err(cause) => Event::Failed(cause),
-        }
-    }
-
-    fn dial_all(&mut self) -> Result<(), Cause> {
-        let mut lanes = Vec::new();
-        for number in 1..=self.wired.options.channels.max(1) {
-            let channel = DataChannel::new(number).ok_or_else(|| {
-                Cause::Protocol(format!("{number} is no data connection"))
-            })?;
-            let role = Role::Data { channel, token: self.token };
-            let dialled = self.wired.dial.dial(self.wired.options.patience);
-            let halves = dialled.and_then(Channel::split);
-            let (mut transmit, _, close) =
-                halves.map_err(|error| Cause::Channel(chain(&error)))?;
-            transmit.set_deadline(self.wired.options.patience);
-            let preamble = Preamble { role, ..self.wired.preamble }.encode();
-            transmit
-                .send(&[std::io::IoSlice::new(&preamble)])
-                .map_err(|error| Cause::Channel(chain(&error)))?;
-            self.closers.push(close);
-            lanes.push(Lane::new(role, transmit));
-        }
-        self.lanes = Arc::new(lanes);
-        self.memory.tell(MemoryCommand::Lanes(Arc::clone(&self.lanes)));
-        self.spread.vmm.tell(VmmCommand::Lanes(Arc::clone(&self.lanes)));
-        self.tell_all(|| DeviceCommand::Lane(Arc::clone(&self.lanes)));
-        Ok(())
     }
 
     /// What was measured of each device.
