@@ -20,6 +20,8 @@
 //!   waited for, inside a region access.
 //! * Reading never waits for writing: what the socket does not take is queued, up to a
 //!   bound, above which the client is disconnected.
+//! * A client that does not agree on a version in time is disconnected: it would keep
+//!   all others out.
 //! * When a client goes away its session, mappings, eventfds and messages are dropped
 //!   before the next one is taken, which waits in the listener's backlog. The device
 //!   keeps its contents and its migration state, unless
@@ -48,6 +50,9 @@ use peer::Peer;
 /// How many messages are served before the model and the timer have their turn.
 const MESSAGES_A_TURN: usize = 16;
 
+/// How long a client may take to agree on a version, unless the options say otherwise.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// Keys of the epoll set.
 const LISTENER: u64 = 0;
 const SOCKET: u64 = 1;
@@ -67,6 +72,9 @@ pub struct ServerOptions {
     /// Whether our additions to the protocol are agreed to. Off for tests of what
     /// happens without them.
     pub additions: bool,
+    /// How long a client may take from the connection to an agreed VERSION, before it
+    /// is dropped and the next one has its turn.
+    pub handshake_deadline: Duration,
 }
 
 impl Default for ServerOptions {
@@ -76,6 +84,7 @@ impl Default for ServerOptions {
             reset_on_disconnect: false,
             max_data_xfer_size: default::MAX_DATA_XFER_SIZE as usize,
             additions: true,
+            handshake_deadline: HANDSHAKE,
         }
     }
 }
@@ -219,7 +228,7 @@ impl Server {
             self.epoll.modify(listener, LISTENER, Interest::NONE)?;
         }
         tracing::debug!(device = %self.options.name, "a client connected");
-        self.peer = Some(Peer::new(socket));
+        self.peer = Some(Peer::new(socket, self.options.handshake_deadline));
         Ok(())
     }
 
@@ -332,11 +341,13 @@ impl Server {
                 Err(reason) => self.disconnect(peer, reason)?,
             }
         }
-        Ok(match work {
+        let agree_by = self.peer.as_ref().and_then(Peer::agree_by);
+        Ok(match (work, agree_by) {
             _ if more => Next::Now,
-            Work::Again => Next::Now,
-            Work::At(at) => Next::At(at),
-            Work::Idle => Next::Never,
+            (Work::Again, _) => Next::Now,
+            (Work::At(at), Some(by)) => Next::At(at.min(by)),
+            (Work::At(at), None) | (Work::Idle, Some(at)) => Next::At(at),
+            (Work::Idle, None) => Next::Never,
         })
     }
 
@@ -357,6 +368,9 @@ impl Server {
             if !peer.has_buffered() {
                 break;
             }
+        }
+        if peer.agree_by().is_some_and(|by| by <= Instant::now()) {
+            return Err(DisconnectReason::Handshake(self.options.handshake_deadline));
         }
         self.settle(peer)?;
         Ok(peer.has_buffered() && served == MESSAGES_A_TURN)

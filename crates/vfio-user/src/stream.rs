@@ -111,8 +111,10 @@ impl Receiver {
         fd: BorrowedFd<'_>,
         mode: Mode,
     ) -> Result<Option<(Header, Vec<OwnedFd>)>, StreamError> {
-        while !self.has_header() {
-            if !self.fill(fd, mode)? {
+        if !self.has_header() {
+            // Once only: it may come byte by byte, and the caller has a deadline.
+            self.fill(fd, mode)?;
+            if !self.has_header() {
                 return Ok(None);
             }
         }
@@ -149,8 +151,8 @@ impl Receiver {
         Ok(len)
     }
 
-    /// Receives into the buffer behind what is there; `false` where nothing has come.
-    fn fill(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> Result<bool, StreamError> {
+    /// Receives into the buffer behind what is there, once.
+    fn fill(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> Result<(), StreamError> {
         if self.start > 0 {
             // At most the beginning of a header.
             self.buffer.copy_within(self.start..self.end, 0);
@@ -164,7 +166,7 @@ impl Receiver {
             self.rights.push_back(Rights { from, to: from + len as u64, fds });
         }
         self.end += len;
-        Ok(len > 0)
+        Ok(())
     }
 
     /// One receive, into `into` or the buffer. 0 where nothing has come.

@@ -7,13 +7,15 @@ mod support;
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
 use abi::feature::{Feature, FeatureFlags, FeatureHeader};
 use abi::irq::IrqSet;
 use abi::v2::DeviceMigState;
 use abi::vfio_user::{
-    Command, DmaAccess, DmaMap, DmaUnmap, LoggingControl, MigData, RegionAccess,
+    Command, DmaAccess, DmaMap, DmaUnmap, LoggingControl, LoggingReport, MigData,
+    RegionAccess,
 };
 use support::{Raw, Served, Toy, message, register};
 use sys::{EventFd, SharedMemory};
@@ -22,6 +24,9 @@ use vfio_migrate_vfio_user::{DisconnectReason, ServerOptions};
 use zerocopy::IntoBytes;
 
 const NO_REPLY: u32 = 0x10;
+/// Operations of a feature.
+const GET: u32 = 1 << 16;
+const SET: u32 = 1 << 17;
 
 fn connected() -> (Served, Raw) {
     let served = Served::start(ServerOptions::default());
@@ -485,4 +490,121 @@ fn a_client_that_connects_and_goes_holds_up_nobody() {
     half.send(&[1, 2, 3]);
     drop(half);
     served.raw().agree(true);
+}
+
+#[test]
+fn a_feature_without_room_for_its_structure_is_refused_before_anything_happens() {
+    let (_served, mut raw) = connected();
+    let call = |raw: &mut Raw, argsz: u32, flags: u32, data: &[u8]| {
+        refused(raw, &Request::Feature(FeatureHeader { argsz, flags }, data))
+    };
+    let now = |raw: &mut Raw| {
+        let header = FeatureHeader { argsz: 16, flags: GET | 2 };
+        raw.ask(5, &Request::Feature(header, &[]));
+        let (header, body) = raw.receive();
+        assert_eq!((header.msg_id, header.error, body.len()), (5, 0, 16));
+        u32::from_ne_bytes(body[8..12].try_into().unwrap())
+    };
+    let start = LoggingControl { page_size: 4096, num_ranges: 0, reserved: 0 };
+    let report = LoggingReport { iova: 0, length: 4096, page_size: 4096 };
+    // The state does not change, ...
+    for argsz in [8, 12, 15] {
+        for target in [1, 3, 4, 6] {
+            assert_eq!(call(&mut raw, argsz, SET | 2, &state(target)), Errno::EINVAL);
+            assert_eq!(now(&mut raw), 2);
+        }
+    }
+    // ... logging does not start, so there is nothing to report, ...
+    for argsz in [8, 16, 23] {
+        assert_eq!(call(&mut raw, argsz, SET | 6, start.as_bytes()), Errno::EINVAL);
+    }
+    assert_ne!(call(&mut raw, 4096, GET | 8, report.as_bytes()), Errno(0));
+    // ... and with room for the structure it does.
+    assert_eq!(call(&mut raw, 24, SET | 6, start.as_bytes()), Errno(0));
+    assert_eq!(call(&mut raw, 4096, GET | 8, report.as_bytes()), Errno(0));
+    // Whatever has an input or an answer of a fixed length.
+    let digest = 0xff02;
+    for (flags, least) in [(GET | 1, 8), (GET | 2, 8), (GET | 9, 8), (GET | 8, 24)] {
+        for argsz in [8, 8 + least - 1] {
+            let data = report.as_bytes();
+            assert_eq!(call(&mut raw, argsz, flags, data), Errno::EINVAL, "{flags:#x}");
+        }
+    }
+    assert_eq!(call(&mut raw, 23, GET | digest, &[0; 16]), Errno::EINVAL);
+    // What has none needs no room, and more than enough is no harm.
+    assert_eq!(call(&mut raw, 8, SET | 7, &[]), Errno(0));
+    assert_eq!(call(&mut raw, 8, SET | 12, &[]), Errno(0));
+    assert_eq!(call(&mut raw, 4096, SET | 2, &state(1)), Errno(0));
+    assert_eq!(now(&mut raw), 1);
+}
+
+/// A server that waits `millis` for a VERSION.
+fn impatient(millis: u64) -> Served {
+    let handshake_deadline = Duration::from_millis(millis);
+    Served::start(ServerOptions { handshake_deadline, ..ServerOptions::default() })
+}
+
+#[test]
+fn a_client_that_never_says_version_does_not_keep_all_others_out() {
+    let served = impatient(300);
+    let mut mute = served.raw();
+    let mut next = served.raw();
+    let began = Instant::now();
+    assert!(mute.ended());
+    assert!(began.elapsed() >= Duration::from_millis(200));
+    next.agree(true);
+    next.check_in_step();
+}
+
+#[test]
+fn a_client_that_is_refused_or_drips_for_ever_does_not_keep_all_others_out() {
+    let served = impatient(300);
+    let mut refused = served.raw();
+    let end = Instant::now() + support::SOON;
+    let wrong = version(b"no json\0").message(1).bytes();
+    while refused.0.write_all(&wrong).is_ok() {
+        let mut answer = [0; 16];
+        if std::io::Read::read(&mut refused.0, &mut answer).unwrap_or(0) == 0 {
+            break;
+        }
+        assert!(Instant::now() < end);
+    }
+    let mut slow = served.raw();
+    slow.send(&wrong[..10]);
+    slow.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    for byte in version(&[b' '; 30_000]).message(1).bytes() {
+        let ended = slow.0.write_all(&[byte]).is_err();
+        if ended || matches!(std::io::Read::read(&mut slow.0, &mut [0]), Ok(0)) {
+            break;
+        }
+        assert!(Instant::now() < end);
+    }
+    served.raw().agree(true);
+}
+
+#[test]
+fn a_client_that_agreed_in_time_may_be_silent_as_long_as_it_likes() {
+    let served = impatient(300);
+    let mut raw = served.raw();
+    raw.agree(true);
+    raw.0.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
+    let nothing = std::io::Read::read(&mut raw.0, &mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    raw.check_in_step();
+    // One that cannot be reckoned is none.
+    let handshake_deadline = Duration::MAX;
+    let options = ServerOptions { handshake_deadline, ..ServerOptions::default() };
+    Served::start(options).raw().agree(true);
+}
+
+#[test]
+fn the_reason_for_a_handshake_that_never_came_is_told() {
+    let served = impatient(50);
+    let mut mute = served.raw();
+    assert!(mute.ended());
+    let server = served.stop();
+    let Some(DisconnectReason::Handshake(time)) = server.last_disconnect() else {
+        panic!("{:?}", server.last_disconnect());
+    };
+    assert_eq!(*time, Duration::from_millis(50));
 }

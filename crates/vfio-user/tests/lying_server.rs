@@ -363,3 +363,68 @@ fn a_server_that_takes_nothing_does_not_hold_a_call_for_ever() {
     drop((client, told));
     thread.join().unwrap();
 }
+
+/// A region read of 1 MiB from a server that, once asked, sends `first` and then `piece`
+/// over and over, one every `every`, until the client has hung up.
+fn read_while_it_talks(
+    first: impl FnOnce(Header) -> Vec<u8> + Send + 'static,
+    piece: Vec<u8>,
+    every: Duration,
+) {
+    let (client, thread) = lying(true, move |raw| {
+        let (header, _) = raw.receive();
+        let end = Instant::now() + SOON;
+        let mut next = first(header);
+        raw.0.set_read_timeout(Some(every)).unwrap();
+        while std::io::Write::write_all(&mut raw.0, &next).is_ok() {
+            assert!(Instant::now() < end, "the client never hung up");
+            // What it answers is taken, and not looked at.
+            let due = Instant::now() + every;
+            while Instant::now() < due {
+                if let Ok(0) = std::io::Read::read(&mut raw.0, &mut [0; 4096]) {
+                    return;
+                }
+            }
+            next.clone_from(&piece);
+        }
+    });
+    let started = Instant::now();
+    let error = client.region_read(0, 0, &mut vec![0; 1 << 20]).unwrap_err();
+    assert!(matches!(error, TransportError::TimedOut { millis: 1500, .. }), "{error:?}");
+    assert!(started.elapsed() >= Duration::from_millis(1500));
+    let later = client.region_read(0, 0, &mut [0; 4]).unwrap_err();
+    assert!(matches!(later, TransportError::Gone { .. }), "{later:?}");
+    drop(client);
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_server_that_asks_on_and_on_instead_of_answering_does_not_hold_a_call_for_ever() {
+    let ask = message(7, Command::DMA_READ, 0, [0_u64, 4].as_bytes());
+    read_while_it_talks(|_| Vec::new(), ask, Duration::from_millis(10));
+}
+
+#[test]
+fn an_answer_that_drips_byte_by_byte_does_not_hold_a_call_for_ever() {
+    let begun = |header: Header| {
+        let mut bytes = read_reply(header.msg_id, 1 << 20, &[]);
+        bytes[4..8].copy_from_slice(&((1_u32 << 20) + 32).to_ne_bytes());
+        bytes
+    };
+    read_while_it_talks(begun, vec![1], Duration::from_millis(40));
+    // In its fixed part.
+    let begun = move |header| begun(header)[..16].to_vec();
+    read_while_it_talks(begun, vec![1], Duration::from_millis(200));
+}
+
+#[test]
+fn a_question_that_drips_byte_by_byte_does_not_hold_a_call_for_ever() {
+    let begun = |_| {
+        let mut bytes = message(7, Command::DMA_WRITE, 0, &[0; 16]);
+        bytes[4..8].copy_from_slice(&((1_u32 << 20) + 32).to_ne_bytes());
+        bytes
+    };
+    read_while_it_talks(begun, vec![1], Duration::from_millis(40));
+    // In its header.
+    read_while_it_talks(|_| vec![1], vec![0], Duration::from_millis(120));
+}

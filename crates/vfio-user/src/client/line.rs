@@ -131,7 +131,7 @@ impl Dead {
         let source = match self {
             Dead::TimedOut(deadline) => io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("it was given up after {} ms of silence", deadline.as_millis()),
+                format!("no answer came within {} ms", deadline.as_millis()),
             ),
             Dead::Broken(what) => io::Error::new(io::ErrorKind::InvalidData, what),
             Dead::Closed => io::ErrorKind::ConnectionReset.into(),
@@ -323,7 +323,7 @@ impl Line {
         if let Some(role) = &mut role
             && ready.readable
         {
-            self.read_available(role)?;
+            self.read_available(role, limit)?;
         }
         Ok(())
     }

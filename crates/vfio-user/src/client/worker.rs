@@ -71,7 +71,8 @@ impl Worker {
                 SOCKET => {
                     if let Some(mut role) = self.line.take_idle_role() {
                         // Where that fails the connection is over.
-                        let _ = self.line.read_available(&mut role);
+                        let limit = Limit::of(self.deadline);
+                        let _ = self.line.read_available(&mut role, limit);
                     }
                 }
                 _ => {}

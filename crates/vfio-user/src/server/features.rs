@@ -48,6 +48,9 @@ pub(super) fn feature<'a>(
     }
     // What the answer may be long, without the feature's header.
     let most = (header.argsz - HEADER) as usize;
+    if most < payload(feature) {
+        return Err(Errno::EINVAL);
+    }
     let call = Call { server, peer, most };
     if operation.contains(FeatureFlags::GET) {
         call.get(feature, input, data)?;
@@ -92,6 +95,23 @@ fn operations(
             Ok(FeatureFlags::GET)
         }
         _ => Err(Errno::ENOTTY),
+    }
+}
+
+/// The length of a feature's fixed structure in bytes, which `argsz` has to have room for
+/// before anything is done, as in the kernel. The ranges and words behind a structure
+/// are pointers there and do not count.
+fn payload(feature: Feature) -> usize {
+    match feature {
+        Feature::MIGRATION | Feature::MIG_DATA_SIZE => size_of::<u64>(),
+        Feature::MIG_DEVICE_STATE => size_of::<DeviceMigState>(),
+        Feature::DMA_LOGGING_START => size_of::<LoggingControl>(),
+        Feature::DMA_LOGGING_REPORT => size_of::<LoggingReport>(),
+        Feature::VFIO_MIGRATE_PRECOPY_INFO => size_of::<MigratePrecopyInfo>(),
+        Feature::VFIO_MIGRATE_DIGEST => size_of::<DigestPart>(),
+        // DMA_LOGGING_STOP and MIG_PRECOPY_INFO_V2 have none; the identity's length
+        // varies, and asking for it does nothing.
+        _ => 0,
     }
 }
 
@@ -180,7 +200,7 @@ impl Call<'_> {
                 data.extend_from_slice(&input[size_of::<LoggingControl>()..]);
                 // The answer is the question with another page size, but not longer
                 // than is wanted.
-                data.truncate(self.most.max(size_of::<LoggingControl>()));
+                data.truncate(self.most);
             }
             Feature::DMA_LOGGING_STOP => {
                 runner.log_stop();

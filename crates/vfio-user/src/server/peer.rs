@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
 use abi::vfio_user::{Command, DmaAccess, Header};
@@ -50,6 +51,9 @@ pub enum DisconnectReason {
         /// The command in the reply.
         command: Command,
     },
+    /// It did not agree on a version in time.
+    #[error("it did not agree on a version within {} ms", .0.as_millis())]
+    Handshake(Duration),
     /// It leaves too many of the device's own messages unanswered.
     #[error("it leaves {0} messages unanswered")]
     NotAnswering(usize),
@@ -90,6 +94,8 @@ pub(super) struct Peer {
     body: Vec<u8>,
     outbox: Outbox,
     pub(super) agreed: Option<Agreed>,
+    /// When that has to be there.
+    agree_by: Option<Instant>,
     /// The change of state whose reply is due, and whether anybody wants it.
     pub(super) deferred: Option<Deferred>,
     /// Our own messages that were not answered yet.
@@ -121,7 +127,8 @@ struct Partial {
 }
 
 impl Peer {
-    pub(super) fn new(socket: OwnedFd) -> Peer {
+    /// A client that has to agree on a version within `handshake`.
+    pub(super) fn new(socket: OwnedFd, handshake: Duration) -> Peer {
         Peer {
             socket,
             receiver: Receiver::new(MAX_FDS, LIMIT_BEFORE),
@@ -129,6 +136,8 @@ impl Peer {
             body: Vec::new(),
             outbox: Outbox::default(),
             agreed: None,
+            // A time that no clock will show is none.
+            agree_by: Instant::now().checked_add(handshake),
             deferred: None,
             requests: BTreeMap::new(),
             next_id: 0,
@@ -148,6 +157,11 @@ impl Peer {
 
     pub(super) fn has_queued(&self) -> bool {
         !self.outbox.messages.is_empty()
+    }
+
+    /// When the client is dropped unless it has agreed on a version by then.
+    pub(super) fn agree_by(&self) -> Option<Instant> {
+        if self.agreed.is_some() { None } else { self.agree_by }
     }
 
     /// VERSION was agreed: messages may now be as long as that says.

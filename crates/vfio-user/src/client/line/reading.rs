@@ -84,24 +84,22 @@ impl Line {
     ) -> Result<Option<Result<Answer, Errno>>, Failed> {
         let found = loop {
             match self.next(role, Mode::Wait, Some(id))? {
-                Next::Nothing if limit.passed() => {
-                    return Err(self.die(Dead::TimedOut(limit.deadline)));
-                }
-                Next::Nothing => {
-                    if self.state().dead.is_some() {
-                        return Ok(None);
-                    }
-                }
                 Next::Own(header, fds) => {
                     break Some(self.read_own(role, &header, fds, sink, limit)?);
                 }
                 Next::Reply(other) if other == id => break None,
-                Next::Reply(_) | Next::Foreign => {}
+                Next::Nothing if self.state().dead.is_some() => return Ok(None),
+                Next::Nothing | Next::Reply(_) | Next::Foreign => {}
             }
+            // Whatever came instead: a server that keeps talking has no more time than
+            // one that says nothing.
+            self.check_time(limit)?;
         };
         // What is in the buffer already is seen by nobody who waits for the socket. The
-        // reply is good, whatever becomes of what came after it.
-        while role.reader.receiver.has_buffered() {
+        // reply is good, whatever becomes of what came after it. The beginning of a
+        // header may stay, as the rest of it has still to be received; so this ends,
+        // however fast the server talks.
+        while role.reader.receiver.has_header() {
             match self.next(role, Mode::Poll, None) {
                 Ok(Next::Reply(_) | Next::Foreign) => {}
                 _ => break,
@@ -110,17 +108,27 @@ impl Line {
         Ok(found)
     }
 
-    /// Reads everything that has come, without waiting.
+    /// Reads everything that has come, without waiting, as long as `limit` says.
     pub(in crate::client) fn read_available(
         &self,
         role: &mut Role<'_>,
+        limit: Limit,
     ) -> Result<(), Failed> {
-        while !matches!(self.next(role, Mode::Poll, None)?, Next::Nothing) {}
+        while !matches!(self.next(role, Mode::Poll, None)?, Next::Nothing) {
+            self.check_time(limit)?;
+        }
+        Ok(())
+    }
+
+    fn check_time(&self, limit: Limit) -> Result<(), Failed> {
+        if limit.passed() {
+            return Err(self.die(Dead::TimedOut(limit.deadline)));
+        }
         Ok(())
     }
 
     /// Reads one message and gives it to whom it is for. The body of the reply to `own`
-    /// is left to the caller.
+    /// is left to the caller. It waits for one receive at most.
     fn next(
         &self,
         role: &mut Role<'_>,
@@ -158,6 +166,11 @@ impl Line {
                 Ok(more) => message.filled += more,
                 Err(error) => return Err(self.die(error.into())),
             }
+            if mode == Mode::Wait && message.filled < message.body.len() {
+                // It may come byte by byte, and somebody has to look at the time.
+                *partial = Some(message);
+                return Ok(Next::Nothing);
+            }
         }
         self.dispatch(message)
     }
@@ -192,11 +205,11 @@ impl Line {
         while filled < into.len() {
             let fd = self.socket.as_fd();
             match role.reader.receiver.body(fd, &mut into[filled..], Mode::Wait) {
-                Ok(0) if limit.passed() => {
-                    return Err(self.die(Dead::TimedOut(limit.deadline)));
-                }
                 Ok(more) => filled += more,
                 Err(error) => return Err(self.die(error.into())),
+            }
+            if filled < into.len() {
+                self.check_time(limit)?;
             }
         }
         Ok(())
