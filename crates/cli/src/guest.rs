@@ -39,6 +39,7 @@ mod page;
 mod peers;
 mod process;
 mod sections;
+mod signals;
 mod sweep;
 pub mod token;
 mod vcpu;
@@ -56,19 +57,24 @@ use sys::socket::Listener;
 use crate::output;
 use options::{ReceiveOptions, RunOptions};
 use process::Guest;
+use signals::Caught;
 use vm::Vm;
 
 /// Boots a guest and runs it until it is told to quit. Returns the exit status.
+///
+/// SIGINT, SIGTERM and SIGHUP tell it to quit, too, and are refused where that is.
 ///
 /// # Errors
 /// When the machine cannot be made: a device that is not there or cannot migrate, no
 /// memory, a control socket that cannot be had.
 pub fn run(options: RunOptions) -> Result<u8> {
     let RunOptions { machine, control, digests, inject, hold, paused } = options;
+    let signals = Caught::new()?;
     let listener = bind(&control)?;
     let vm = Vm::build(&machine, hold, inject)?;
     vm.boot(&machine)?;
     let guest = Arc::new(Guest::here(vm, digests, inject)?);
+    let _quitting = signals.quit(&guest)?;
     if paused {
         guest.pause()?;
     } else {
@@ -91,7 +97,7 @@ pub fn run(options: RunOptions) -> Result<u8> {
 }
 
 /// Waits for a guest from another host, and runs it until it is told to quit. Returns
-/// the exit status: 1 where what came was thrown away.
+/// the exit status: 1 where what came was thrown away. Signals are as in [`run`].
 ///
 /// # Errors
 /// When it cannot listen, or a control socket cannot be had. A machine that cannot be
@@ -99,11 +105,13 @@ pub fn run(options: RunOptions) -> Result<u8> {
 pub fn receive(options: ReceiveOptions) -> Result<u8> {
     let ReceiveOptions { machine, control, digests, from } = options;
     machine.validate()?;
+    let signals = Caught::new()?;
     let listener = bind(&control)?;
     let place = link::listen(&from)
         .with_context(|| format!("cannot wait for a guest at {from}"))?;
     let from = place.local().to_string();
     let guest = Arc::new(Guest::waiting(digests, from.clone())?);
+    let _quitting = signals.quit(&guest)?;
     let text = format!(
         "waiting for a guest at {from} in process {}; the control socket is {}",
         std::process::id(),

@@ -110,6 +110,19 @@ fn two_devices_without_p2p_that_reach_each_other_are_refused() {
 }
 
 #[test]
+fn an_idle_guest_and_idle_devices_are_not_waited_for() {
+    for idle in [&["--dirty-rate=0"][..], &["--dma-rate=0"]] {
+        let arguments = ["demo", "--json", "--guest-memory=32M", "--device-memory=16M"];
+        let more = ["--downtime-limit=2000", "--max-time=60"];
+        let ended = run(&[&arguments[..], &more, idle].concat());
+        assert_eq!(ended.status, 0, "{ended:?}");
+        let report = ended.json();
+        assert_eq!(report["outcome"], "completed", "{report}");
+        assert_eq!(report["verified"], true, "{report}");
+    }
+}
+
+#[test]
 fn a_page_broken_in_its_copy_is_found() {
     finds(&demo(&["--inject=page"]), "page 0x");
 }

@@ -57,12 +57,12 @@ impl Scene {
     }
 
     /// The source gave the guest away and heard nothing.
-    fn source_in_doubt(&self, ended: &Ended) {
+    fn source_in_doubt(&mut self, ended: &Ended) {
         assert_eq!(ended.status, 3, "{ended:?}");
         let report = ended.json();
         assert_eq!(report["outcome"], "in-doubt", "{report}");
         assert_eq!(report["recovery"], "in-doubt", "{report}");
-        assert_eq!(self.here.state(), "in-doubt");
+        self.here.outlives_a_signal("in-doubt");
         for command in ["resume", "pause", "cancel", "quit"] {
             refused(&self.here.ctl(&[command]), command);
         }
@@ -73,6 +73,7 @@ impl Scene {
     /// The destination has a whole guest, and neither runs nor throws it away.
     fn destination_holds(&mut self) {
         self.there.becomes("holding");
+        self.there.outlives_a_signal("holding");
         for command in ["resume", "pause", "cancel", "quit"] {
             refused(&self.there.ctl(&[command]), command);
         }
@@ -181,7 +182,7 @@ fn a_lost_commit_leaves_neither_side_running() {
 
 #[test]
 fn a_connection_lost_after_the_commit_leaves_one_side_running() {
-    let scene = Scene::new(MessageKind::COMMIT, Then::CutAfter);
+    let mut scene = Scene::new(MessageKind::COMMIT, Then::CutAfter);
     let ended = scene.migrate();
     scene.source_in_doubt(&ended);
     scene.destination_runs();
@@ -189,7 +190,7 @@ fn a_connection_lost_after_the_commit_leaves_one_side_running() {
 
 #[test]
 fn a_lost_running_leaves_one_side_running() {
-    let scene = Scene::new(MessageKind::RUNNING, Then::CutBefore);
+    let mut scene = Scene::new(MessageKind::RUNNING, Then::CutBefore);
     let ended = scene.migrate();
     scene.source_in_doubt(&ended);
     scene.destination_runs();

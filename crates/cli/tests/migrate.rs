@@ -96,10 +96,22 @@ fn the_walk_through_moves_the_guest_and_commands_obey_the_token() {
         assert!(refused, "{command:?}: {ended:?}");
     }
     assert!(there.works());
+    here.outlives_a_signal("moved");
     assert_eq!(here.ctl(&["quit", "--discard"]).status, 0);
     assert_eq!(here.process.wait(stage::LONGEST), Some(0));
-    assert_eq!(there.ctl(&["quit", "--discard"]).status, 0);
-    assert_eq!(there.process.wait(stage::LONGEST), Some(0));
+    assert!(!here.control.exists());
+    // A guest that runs here, and only here, ends like any process.
+    assert_eq!(there.process.end(), Some(0));
+    assert!(!there.control.exists());
+}
+
+#[test]
+fn a_signal_ends_a_destination_that_waits_and_removes_its_socket() {
+    let folder = stage::folder();
+    let mut there = Guest::receive(folder.path(), &Machine::default());
+    assert!(there.control.exists());
+    assert_eq!(there.process.end(), Some(0));
+    assert!(!there.control.exists());
 }
 
 #[test]
@@ -126,10 +138,10 @@ fn endless() -> Value {
 #[test]
 fn a_cancelled_migration_leaves_the_source_running() {
     let folder = stage::folder();
-    let here = Guest::run(folder.path(), &Machine::default());
+    let mut here = Guest::run(folder.path(), &Machine::default());
     let there = Guest::receive(folder.path(), &Machine::default());
     let mut migration = here.begin(there.place(), endless());
-    assert_eq!(here.state(), "migrating");
+    here.outlives_a_signal("migrating");
     assert_eq!(here.ctl(&["cancel"]).status, 0);
     let report = report(&mut migration);
     assert_eq!(report["outcome"], "cancelled", "{report}");
@@ -195,4 +207,10 @@ fn a_device_server_killed_in_precopy_is_named() {
     assert_eq!(report["outcome"], "failed", "{report}");
     assert_eq!(report["recovery"], "device-lost", "{report}");
     assert_ne!(report["lost_devices"], json!([]), "{report}");
+    let status = here.ctl(&["status"]).json();
+    let blocker = status["status"]["blockers"][0].as_str().unwrap_or_default();
+    assert!(blocker.contains("accel0 did not come back"), "{status}");
+    let again = here.ctl(&["migrate", "--to", there.place()]);
+    assert_eq!(again.status, 1, "{again:?}");
+    assert!(again.out.contains("accel0"), "{again:?}");
 }

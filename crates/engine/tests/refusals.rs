@@ -580,7 +580,7 @@ fn strangers_on_the_data_port_take_the_place_of_the_source() {
 }
 
 #[test]
-fn a_crowd_on_the_data_port_is_put_up_with_for_ever() {
+fn a_crowd_on_the_data_port_keeps_the_source_out() {
     let (near, far) = sides();
     let mut source = Rig::source(&near, &[ALL]);
     let mut destination = Rig::destination(&far, &[ALL]);
@@ -589,11 +589,8 @@ fn a_crowd_on_the_data_port_is_put_up_with_for_ever() {
             drop(dial.open().expect("it listens"));
         }
     };
-    let wires = Wires { dialled: Some(Box::new(crowd)), ..Wires::impatient() };
+    let wires = Wires { dialled: Some(Box::new(crowd)), ..Wires::default() };
     let went = migrate(&mut source, &mut destination, wires, |_, _| {});
     assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
-    let error = went.sent.result.expect_err("given up");
-    assert_ne!(error.recovery, Recovery::InDoubt);
-    assert!(!matches!(error.cause, Cause::Device(_)), "{error}");
-    assert!(!source.vcpus.paused());
+    went.sent.result.expect("the source gets in all the same");
 }

@@ -29,7 +29,7 @@ pub enum GuestCommand {
         #[arg(long)]
         paused: bool,
         /// Do not stop the guest in a migration before every page and every device
-        /// block changed
+        /// block changed that its rates do not leave idle
         #[arg(long)]
         hold: bool,
         /// Break one thing in the next migration, for a check to find

@@ -32,7 +32,7 @@ const LINE: u64 = 4 << 20;
 pub struct Refused {
     /// Why, in the guest's words.
     pub text: String,
-    /// What kind of refusal: `refused`, `usage`, `failed`.
+    /// What kind of refusal: `refused`, `usage`, `failed`, `busy`.
     pub code: String,
 }
 
@@ -153,12 +153,18 @@ pub fn talk(
     })?;
     stream.set_read_timeout(Some(patience)).with_context(at)?;
     stream.set_write_timeout(Some(patience)).with_context(at)?;
-    stream.write_all(format!("{request}\n").as_bytes()).with_context(at)?;
+    let asked = stream.write_all(format!("{request}\n").as_bytes());
     let mut answers = BufReader::new(stream);
     let mut all = Map::new();
     loop {
-        let Value::Object(mut answer) = next(&mut answers, patience).with_context(at)?
-        else {
+        let answer = match (next(&mut answers, patience), &asked) {
+            // A guest that is busy says so without hearing the request.
+            (Err(_), Err(error)) => {
+                return Err(anyhow!("{error}").context("cannot ask").context(at()));
+            }
+            (answer, _) => answer.with_context(at)?,
+        };
+        let Value::Object(mut answer) = answer else {
             bail!("{} answered something that is no JSON object", at());
         };
         if let Some(value) = answer.remove("progress") {

@@ -9,13 +9,15 @@ use models::accel::registers as reg;
 use port::Gate;
 
 use super::board::Board;
+use super::options::MachineOptions;
 use crate::report::Changed;
 
 /// Counts what changed since [`Changes::begin`]; with `hold`, keeps the guest from being
-/// stopped until that is everything.
+/// stopped until that is everything that is not idle by option.
 pub(super) struct Changes {
     board: Arc<Board>,
     hold: bool,
+    idle: Idle,
     inner: Mutex<Inner>,
 }
 
@@ -24,6 +26,31 @@ struct Inner {
     /// `None` where nothing can be counted: a paused guest, or no migration.
     since: Option<Counts>,
     seen: Option<Seen>,
+}
+
+/// Who writes nothing, because the operator has it so: not to be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Idle {
+    vcpus: bool,
+    devices: bool,
+}
+
+impl Idle {
+    /// Who is idle in a guest that boots with these options.
+    pub(super) fn new(options: &MachineOptions) -> Idle {
+        let each = options.dirty_rate / u64::from(options.vcpus.max(1));
+        Idle { vcpus: each == 0, devices: options.dma_rate == 0 }
+    }
+
+    /// Whether everything changed that ever will. The devices own `theirs` of all pages,
+    /// and all blocks.
+    fn all(self, seen: &Seen, theirs: u64) -> bool {
+        let Seen { pages, blocks } = seen;
+        let vcpus = if self.vcpus { pages.of.saturating_sub(theirs) } else { 0 };
+        let devices = if self.devices { theirs } else { 0 };
+        let pages = pages.changed.saturating_add(vcpus + devices) >= pages.of;
+        pages && (self.devices || blocks.changed >= blocks.of)
+    }
 }
 
 /// How much changed.
@@ -51,8 +78,8 @@ struct DeviceCounts {
 
 impl Changes {
     /// Nothing is counted yet.
-    pub(super) fn new(board: Arc<Board>, hold: bool) -> Changes {
-        Changes { board, hold, inner: Mutex::default() }
+    pub(super) fn new(board: Arc<Board>, hold: bool, idle: Idle) -> Changes {
+        Changes { board, hold, idle, inner: Mutex::default() }
     }
 
     /// A migration begins. The devices must run, or nothing is counted.
@@ -129,7 +156,37 @@ impl Gate for Changes {
         // A device that does not answer fails the migration by itself.
         let Ok(seen) = self.look(since) else { return true };
         inner.seen = Some(seen);
-        let all = |changed: Changed| changed.changed >= changed.of;
-        !self.hold || (all(seen.pages) && all(seen.blocks))
+        let theirs = self.board.ram.layout().first_vcpu_page();
+        !self.hold || self.idle.all(&seen, theirs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_idle_by_option_is_not_waited_for() {
+        let seen = |pages, blocks| Seen {
+            pages: Changed { changed: pages, of: 100 },
+            blocks: Changed { changed: blocks, of: 50 },
+        };
+        let (busy, idle) = (false, true);
+        // Of 100 pages 30 are the devices'.
+        for (vcpus, devices, pages, blocks, opens) in [
+            (busy, busy, 100, 50, true),
+            (busy, busy, 99, 50, false),
+            (busy, busy, 100, 49, false),
+            (idle, busy, 30, 50, true),
+            (idle, busy, 29, 50, false),
+            (idle, busy, 30, 49, false),
+            (busy, idle, 70, 0, true),
+            (busy, idle, 69, 0, false),
+            (idle, idle, 0, 0, true),
+        ] {
+            let idle = Idle { vcpus, devices };
+            let open = idle.all(&seen(pages, blocks), 30);
+            assert_eq!(open, opens, "{idle:?}: {pages} pages, {blocks} blocks");
+        }
     }
 }

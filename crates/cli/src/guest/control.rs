@@ -62,6 +62,12 @@ pub(super) fn serve(guest: &Arc<Guest>, listener: &Listener) -> Result<()> {
         }
         let Ok(socket) = listener.accept() else { continue };
         if connections.load(Ordering::Acquire) >= CONNECTIONS {
+            let text = format!("{CONNECTIONS} others are asking this guest: try again");
+            let stream = UnixStream::from(socket);
+            // The line has room in a new socket: nothing is waited for.
+            if stream.set_nonblocking(true).is_ok() {
+                tell(&stream, &error_json(&text, "busy"));
+            }
             continue;
         }
         connections.fetch_add(1, Ordering::AcqRel);

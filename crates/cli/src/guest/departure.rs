@@ -149,6 +149,8 @@ fn settle(guest: &Guest, vm: &Vm, sent: Sent) -> Value {
     match error.recovery() {
         Recovery::Retry | Recovery::SourceResumed | Recovery::DeviceLost => {
             // A device whose thread is stuck did not come back: there is no machine.
+            guest
+                .lost(error.devices.iter().map(String::as_str), &error.cause.to_string());
             let whole = machine.devices.len() == vm.board.devices.len();
             guest.arrived(whole.then_some(machine), Some(note));
             if pause_pending && let Err(error) = guest.pause() {

@@ -40,7 +40,7 @@ pub struct RunOptions {
     /// The one thing to break in a migration.
     pub inject: Option<Inject>,
     /// Whether the guest may be stopped only after every page and every device block
-    /// changed since the migration began.
+    /// changed since the migration began, but for those that rates of 0 leave idle.
     pub hold: bool,
     /// Whether the guest starts paused.
     pub paused: bool,

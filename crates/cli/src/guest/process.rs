@@ -28,6 +28,10 @@ const ENDING: Duration = Duration::from_secs(30);
 /// How long a command waits for another one to be over.
 const TURN: Duration = Duration::from_secs(5);
 
+/// What is said where the machine is nobody's any more.
+const GONE: &str = "the machine did not come back, and nothing can be done with this \
+                    guest but quit";
+
 /// One guest process.
 pub(super) struct Guest {
     inner: Mutex<Inner>,
@@ -50,7 +54,12 @@ struct Inner {
     progress: Option<Value>,
     /// What the operator should know of the last thing that ended.
     note: Option<String>,
+    /// What the engine would refuse the machine for.
     blockers: Vec<String>,
+    /// Devices that did not come back from something, with the reason.
+    lost: Vec<String>,
+    /// Why there is no machine here, where nobody will give it back.
+    gone: Option<String>,
     /// Where a destination listens.
     from: Option<String>,
 }
@@ -74,7 +83,13 @@ struct Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.guest.locked().machine = self.machine.take();
+        let mut inner = self.guest.locked();
+        inner.machine = self.machine.take();
+        // A migration that took it gives it back.
+        if inner.machine.is_none() && matches!(inner.at, At::Here) {
+            inner.gone.get_or_insert_with(|| GONE.to_owned());
+        }
+        drop(inner);
         self.guest.changed.notify_all();
     }
 }
@@ -109,6 +124,8 @@ impl Guest {
                 progress: None,
                 note: None,
                 blockers: Vec::new(),
+                lost: Vec::new(),
+                gone: None,
                 from: None,
             }),
             changed: Condvar::new(),
@@ -161,8 +178,15 @@ impl Guest {
         if vm.is_some() {
             inner.vm = vm;
         }
+        inner.gone = None;
         if let Some(machine) = &machine {
             inner.blockers = Outgoing::blockers(machine);
+        } else if matches!(inner.at, At::Here) {
+            inner.blockers = Vec::new();
+            inner.gone = Some(
+                note.clone()
+                    .map_or_else(|| GONE.to_owned(), |note| format!("{GONE}: {note}")),
+            );
         }
         inner.machine = machine;
         inner.progress = None;
@@ -191,6 +215,12 @@ impl Guest {
     /// The guest is this process's.
     pub(super) fn arrived(&self, machine: Option<Machine>, note: Option<String>) {
         self.settle(At::Here, None, machine, note);
+    }
+
+    /// Devices did not come back, or not with what they held.
+    pub(super) fn lost<'a>(&self, names: impl IntoIterator<Item = &'a str>, why: &str) {
+        let blocker = |name| format!("{name} did not come back with what it held: {why}");
+        self.locked().lost.extend(names.into_iter().map(blocker));
     }
 
     /// Nobody knows whose the guest is.
@@ -234,6 +264,12 @@ impl Guest {
         loop {
             self.permit(&inner, command)?;
             let vm = inner.vm.clone().ok_or(Refusal::NoGuest)?;
+            if let Some(gone) = &inner.gone {
+                bail!("{gone}");
+            }
+            if command == Command::Migrate && !inner.lost.is_empty() {
+                bail!("{}", inner.lost.join("; "));
+            }
             if let Some(machine) = inner.machine.take() {
                 return Ok(Taken { guest: self, vm, machine: Some(machine) });
             }
@@ -254,7 +290,8 @@ impl Guest {
         let mut status = json!({
             "state": self.situation(&inner).name(),
             "pid": std::process::id(),
-            "blockers": inner.blockers,
+            "blockers": inner.blockers.iter().chain(&inner.lost).chain(&inner.gone)
+                .collect::<Vec<&String>>(),
             "progress": inner.progress,
             "note": inner.note,
         });
@@ -537,6 +574,10 @@ impl Taken<'_> {
         let done = done.map_err(|error| {
             let back = set.rollback();
             let error = anyhow::Error::new(error);
+            let all = &self.vm.board.devices;
+            let away = back.reset.iter().chain(&back.lost);
+            let away = away.filter_map(|id| all.get(id.0)).map(|device| device.name());
+            self.guest.lost(away, &error.to_string());
             match (back.reset.as_slice(), back.lost.as_slice()) {
                 ([], []) => error,
                 (reset, lost) => error.context(format!(

@@ -13,7 +13,7 @@ use vfio_user::{Client, ClientOptions, DmaHandler};
 
 use super::accel::Accel;
 use super::board::{AllVcpus, Board, Threads};
-use super::changes::Changes;
+use super::changes::{Changes, Idle};
 use super::inject::{
     DamageDevice, DropCount, FlipPage, LatePeer, LetPend, WriteOn, forget_bit,
 };
@@ -94,7 +94,8 @@ impl Vm {
         }
         let board = Arc::new(Board::new(ram, devices, options));
         let threads = Threads::start(&board).context("cannot start vCPU threads")?;
-        let changes = Arc::new(Changes::new(Arc::clone(&board), hold));
+        let changes =
+            Arc::new(Changes::new(Arc::clone(&board), hold, Idle::new(options)));
         Ok(Vm { board, changes, p2p: options.p2p, peers, bars, _threads: threads })
     }
 

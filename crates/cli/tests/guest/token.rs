@@ -1,7 +1,10 @@
 //! Commands obey the right to run, in each phase and on both sides.
 
+use std::os::unix::net::UnixStream;
+
 use serde_json::{Value, json};
 use states::v2::Capabilities;
+use vfio_migrate_cli::commands::ctl::Refused;
 
 use crate::rig::{Rig, Side, exists, migrate};
 
@@ -109,4 +112,18 @@ fn a_destination_may_give_up_what_it_receives() {
     });
     assert_eq!(source.state(), "running");
     assert_eq!(source.freeze(), Vec::<Value>::new());
+}
+
+#[test]
+fn one_client_too_many_is_told_so_instead_of_hung_up_on() {
+    let rig = Rig::new(&[Capabilities::ALL; 2]);
+    let source = rig.run(rig.source());
+    let silent = || UnixStream::connect(rig.path("source.ctl")).expect("a guest");
+    let silent: Vec<UnixStream> = (0..32).map(|_| silent()).collect();
+    let error = source.ask(&command("status")).expect_err("nobody to answer");
+    let refused = error.downcast_ref::<Refused>();
+    let refused = refused.unwrap_or_else(|| panic!("{error:#}"));
+    assert_eq!(refused.code, "busy", "{refused}");
+    drop(silent);
+    source.until("it answers again", |status| status["state"] == "running");
 }

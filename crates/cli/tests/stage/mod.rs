@@ -7,7 +7,7 @@ pub(crate) mod relay;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,7 @@ pub(crate) struct Process {
     lines: Receiver<String>,
     said: String,
     errors: Receiver<String>,
+    noted: String,
 }
 
 impl Process {
@@ -64,16 +65,9 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the command starts");
-        let lines = lines(child.stdout.take().expect("piped"));
-        let mut stderr = child.stderr.take().expect("piped");
-        let (said, errors) = channel();
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            // What was said before the end counts.
-            let _ = stderr.read_to_end(&mut bytes);
-            let _ = said.send(String::from_utf8_lossy(&bytes).into_owned());
-        });
-        Process { child, lines, said: String::new(), errors }
+        let out = lines(child.stdout.take().expect("piped"));
+        let errors = lines(child.stderr.take().expect("piped"));
+        Process { child, lines: out, said: String::new(), errors, noted: String::new() }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -111,10 +105,25 @@ impl Process {
     /// Everything on standard error; ends a process that is not at its end.
     pub(crate) fn err(&mut self) -> String {
         let _ = self.child.kill();
-        self.errors.recv_timeout(LONGEST).unwrap_or_default()
+        while let Ok(line) = self.errors.recv_timeout(LONGEST) {
+            self.noted += &(line + "\n");
+        }
+        self.noted.clone()
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Waits until it says something on standard error; the line.
+    pub(crate) fn notes(&mut self, word: &str) -> String {
+        loop {
+            let line = self.errors.recv_timeout(LONGEST);
+            let line = line.unwrap_or_else(|_| panic!("no {word} in {:?}", self.noted));
+            self.noted += &format!("{line}\n");
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("an id");
         // Not waited for yet, so the id is still its own.
         kill_process(pid, signal).expect("a signal reaches a child");
@@ -140,7 +149,7 @@ impl Drop for Process {
     }
 }
 
-fn lines(stdout: ChildStdout) -> Receiver<String> {
+fn lines(stdout: impl Read + Send + 'static) -> Receiver<String> {
     let (said, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -247,6 +256,18 @@ impl Guest {
         arguments.extend(command);
         arguments.push("--json");
         run(&arguments)
+    }
+
+    /// Whether a signal to end is refused, with the reason, and changes nothing.
+    pub(crate) fn outlives_a_signal(&mut self, state: &str) {
+        assert_eq!(self.state(), state);
+        for signal in [Signal::TERM, Signal::INT] {
+            self.process.signal(signal);
+            let why = self.process.notes("does not end this process");
+            assert!(why.contains("--discard") || why.contains("cancel"), "{why}");
+        }
+        assert_eq!(self.state(), state);
+        assert!(self.control.exists());
     }
 
     /// `running`, `paused`, `migrating`, `holding` and so on.

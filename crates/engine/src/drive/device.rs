@@ -96,7 +96,11 @@ pub(super) struct Saving {
 /// How much of a device's data is read at a time, and goes into one frame.
 const CHUNK: usize = 1 << 20;
 
-/// The most that one round takes from a device that does not tell how much it has.
+/// The most that one device may give in STOP_COPY: one that never ends would keep its
+/// guest stopped for ever.
+const MOST_BYTES: u64 = 1 << 40;
+
+/// The most that one round takes from a device, whatever it says that it has.
 const ROUND_BYTES: u64 = 1 << 30;
 
 impl Driven {
@@ -269,12 +273,18 @@ impl Driven {
             Ok(None) => ROUND_BYTES,
             Err(error) => return self.gone(error, 0),
         };
-        self.copy(lane, buffer, Phase::PreCopy, most.max(CHUNK as u64))
+        self.copy(lane, buffer, Phase::PreCopy, most.clamp(CHUNK as u64, ROUND_BYTES))
     }
 
     fn drain(&mut self, lane: &Lane, buffer: &mut Vec<u8>) -> Answer {
         let started = Instant::now();
-        let answer = match self.copy(lane, buffer, Phase::StopCopy, u64::MAX) {
+        let answer = match self.copy(lane, buffer, Phase::StopCopy, MOST_BYTES) {
+            Answer::Iterated { bytes, .. } if bytes >= MOST_BYTES => {
+                let name = self.device.name();
+                Answer::Failed(Cause::Device(format!(
+                    "{name} gave {bytes} bytes and did not come to an end"
+                )))
+            }
             Answer::Iterated { reset: false, .. } => match self.complete(lane) {
                 Ok(()) => Answer::Drained,
                 Err(cause) => Answer::Failed(cause),

@@ -9,6 +9,7 @@ use port::{Channel, ChannelError, Close, Receive};
 use wire::preamble::{Preamble, Role};
 
 use super::control::Listener;
+use super::receive::GREETING;
 use super::receiver;
 use super::receiving::Receiving;
 use super::spread::no_thread;
@@ -16,8 +17,24 @@ use super::tracker::chain;
 use super::worker::Worker;
 use crate::migration::Cause;
 
-/// Connections without the token that are put up with while data connections open.
-const MAX_STRANGERS: u32 = 64;
+/// Connections that are asked at a time who they are.
+const MOST_ASKED: usize = 128;
+
+/// Those without the token. They are put up with, and take no place.
+#[derive(Default)]
+struct Strangers {
+    asked: usize,
+    told: bool,
+}
+
+impl Strangers {
+    /// One had no token. Said once, or a flood of them would fill the log.
+    fn refused(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!("strangers on the port for data connections");
+        }
+    }
+}
 
 /// How long a data connection may be silent: a device at the source may take its time
 /// between two chunks, the source's own deadlines bound that, and the control
@@ -69,15 +86,21 @@ impl Receiving {
             (0..count).map(|_| None).collect();
         let until = self.now() + self.wired.patience;
         let (greeted, greetings) = channel();
-        let mut strangers = 0;
+        let mut strangers = Strangers::default();
         while taken.iter().any(Option::is_none) {
             let left = until.saturating_sub(self.now());
             match self.wired.accept.accept(left.min(LOOK)) {
-                Ok(channel) => greet(channel, left, greeted.clone())?,
+                // Too many who say nothing: this one is not even asked.
+                Ok(_) if strangers.asked >= MOST_ASKED => {}
+                Ok(channel) => {
+                    strangers.asked += 1;
+                    greet(channel, left.min(GREETING), greeted.clone())?;
+                }
                 Err(ChannelError::TimedOut(_)) if !left.is_zero() => {}
                 Err(error) => return Err(Cause::Channel(chain(&error))),
             }
             for Greeting { preamble, mut receive, close } in greetings.try_iter() {
+                strangers.asked -= 1;
                 let role = preamble.and_then(|bytes| self.expected(&bytes));
                 let slot = role.and_then(|(role, n)| Some((role, taken.get_mut(n)?)));
                 if let Some((role, slot @ None)) = slot {
@@ -88,12 +111,7 @@ impl Receiving {
                 }
                 // Whoever connects without the token does not get to break anything.
                 close.close();
-                strangers += 1;
-                tracing::warn!("a stranger on the port for data connections");
-                if strangers > MAX_STRANGERS {
-                    let text = "too many strangers on the port for data connections";
-                    return Err(Cause::Protocol(text.to_owned()));
-                }
+                strangers.refused();
             }
         }
         for (number, entry) in taken.into_iter().enumerate() {
@@ -110,6 +128,7 @@ impl Receiving {
                 arrived: Arc::clone(arrived),
                 received: Arc::clone(&self.received),
                 patience: self.wired.patience,
+                _alive: self.alive.0.clone(),
             };
             let out = self.wired.events.clone();
             thread::Builder::new()

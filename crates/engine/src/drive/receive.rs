@@ -13,7 +13,7 @@ use wire::preamble::{Preamble, PreambleError, Role, Token};
 
 use super::control::{Listener, Speaker};
 use super::handle::SinkHandle;
-use super::heard::FromSink as Heard;
+use super::heard::{Backlog, FromSink as Heard, too_much};
 use super::receiving::{Open, Received, Receiving, Wired};
 use super::tracker::chain;
 use crate::migration::sink::Ending;
@@ -102,7 +102,7 @@ impl Incoming {
             Ok(halves) => halves,
             Err(error) => return early(store, Cause::Channel(chain(&error))),
         };
-        let bytes = match Listener::preamble(&mut *receive, self.patience) {
+        let bytes = match Listener::preamble(&mut *receive, self.patience.min(GREETING)) {
             Ok(bytes) => bytes,
             Err(cause) => {
                 close.close();
@@ -135,11 +135,14 @@ impl Incoming {
             let ending = Ending::Refused(texts);
             return Received { machine: None, store, ending };
         }
-        listen(Listener::new(receive, ours.page_size), events.clone());
+        let backlog = Backlog::default();
+        let listener = Listener::new(receive, ours.page_size);
+        listen(listener, events.clone(), backlog.clone());
         let wired = Wired {
             speaker,
             events,
             inbox,
+            backlog,
             preamble: ours,
             token: Token(self.token),
             patience: self.patience,
@@ -180,10 +183,14 @@ fn read_preamble(bytes: &[u8; Preamble::SIZE]) -> (Option<Preamble>, Vec<Refusal
     }
 }
 
-fn listen(mut listener: Listener, events: Sender<Heard>) {
+fn listen(mut listener: Listener, events: Sender<Heard>, backlog: Backlog) {
     let listening = move || {
         loop {
             match listener.hear() {
+                Ok(_) if !backlog.enter() => {
+                    let _ = events.send(Heard::ControlGone(too_much()));
+                    return;
+                }
                 Ok(message) => {
                     if events.send(Heard::Message(message)).is_err() {
                         return;
@@ -199,3 +206,7 @@ fn listen(mut listener: Listener, events: Sender<Heard>) {
     // Without this thread nothing is heard, and the first deadline says so.
     let _ = thread::Builder::new().name("control".into()).spawn(listening);
 }
+
+/// How long a stranger may take to say who it is: a source says so at once, and until
+/// then nobody else is heard.
+pub(super) const GREETING: Duration = Duration::from_secs(3);

@@ -85,6 +85,8 @@ pub(super) struct Receiver {
     pub(super) arrived: Arc<Mutex<Arrived>>,
     pub(super) received: Arc<AtomicU64>,
     pub(super) patience: Duration,
+    /// Gone when this thread is.
+    pub(super) _alive: Sender<()>,
 }
 
 impl Receiver {
@@ -163,7 +165,8 @@ impl Receiver {
                 if known {
                     return Err(protocol("a section begins twice"));
                 }
-                let limit = MAX_SECTION_BYTES.min(MAX_HELD_BYTES - arrived.held);
+                let limit =
+                    MAX_SECTION_BYTES.min(MAX_HELD_BYTES.saturating_sub(arrived.held));
                 let assembler = Assembler::new(info.clone(), limit);
                 arrived.assembling.insert(info.section, assembler);
                 Ok(())

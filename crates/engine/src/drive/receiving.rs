@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use wire::preamble::{Preamble, Token};
 
 use super::control::Speaker;
 use super::device::{Answer as DeviceAnswer, Command as DeviceCommand};
-use super::heard::FromSink as Heard;
+use super::heard::{Backlog, FromSink as Heard};
 use super::receiver::Arrived;
 use super::spread::{Spread, members};
 use super::tracker::chain;
@@ -67,6 +67,7 @@ pub(super) struct Wired {
     pub(super) speaker: Speaker,
     pub(super) events: Sender<Heard>,
     pub(super) inbox: Receiver<Heard>,
+    pub(super) backlog: Backlog,
     pub(super) preamble: Preamble,
     pub(super) token: Token,
     pub(super) patience: Duration,
@@ -117,6 +118,8 @@ pub(super) struct Receiving {
     /// Bytes that all data connections received.
     pub(super) received: Arc<AtomicU64>,
     refusals: Vec<Refusal>,
+    /// Held by every thread that receives data.
+    pub(super) alive: (Sender<()>, Receiver<()>),
     slowest: Duration,
     times: Vec<Times>,
     committed: Option<Duration>,
@@ -131,6 +134,7 @@ impl Receiving {
             watch: Watch::new(Patience::Answer(wired.patience), wired.clock.now(), 0),
             received: Arc::default(),
             refusals: Vec::new(),
+            alive: channel(),
             wired,
             hello: None,
             spread: None,
@@ -149,6 +153,10 @@ impl Receiving {
         let ending = self.all_steps();
         self.wired.holding.store(false, Ordering::Release);
         self.closers.iter().for_each(|close| close.close());
+        // Nobody may write into memory that the VMM has again.
+        let Receiving { alive: (ours, all), .. } = self;
+        drop(ours);
+        let _ = all.recv_timeout(self.wired.patience);
         let machine = self.spread.map(|spread| spread.finish(self.wired.patience));
         Received { machine, store: self.wired.store, ending }
     }
@@ -194,7 +202,10 @@ impl Receiving {
             Heard::Event(event) => Some(event),
             Heard::Device(id, answer) => self.device(id, answer),
             Heard::Vmm(answer) => self.vmm(answer),
-            Heard::Message(message) => self.message(message),
+            Heard::Message(message) => {
+                self.wired.backlog.leave();
+                self.message(message)
+            }
             Heard::ControlGone(cause) => Some(Event::SourceGone(cause)),
             Heard::LaneRound(lane, round) => self.lane_round(lane, round),
             Heard::LaneEnded(lane) => {
@@ -406,16 +417,12 @@ impl Receiving {
                 };
                 let _ = self.wired.speaker.say(&Message::Running(running));
             }
-            Action::SayNotStarted(text) => {
-                let members = self.sink.as_ref().map_or(&[][..], Sink::members);
-                let running = |member: &devices::Member| {
-                    member.state == Some(states::v2::State::Running)
-                };
-                let device = members.iter().position(|m| !running(m)).unwrap_or(0);
-                let device = u32::try_from(device).unwrap_or(0);
+            Action::SayNotStarted(device, text) => {
+                let device = u32::try_from(device.0).unwrap_or(0);
                 let not = NotStarted { device, text: compat::text(&text) };
                 let _ = self.wired.speaker.say(&Message::NotStarted(not));
             }
+            Action::PauseVcpus => self.tell_vmm(VmmCommand::PauseVcpus),
             Action::SayReturned(why) => {
                 tracing::warn!(%why, "returned the guest to its source");
                 let _ = self.wired.speaker.say(&Message::Returned);

@@ -12,7 +12,7 @@ use wire::preamble::{Architecture, ByteOrder, Features, MigrationId, Preamble, R
 
 use super::control::{Listener, Speaker};
 use super::handle::{SourceFlags, SourceHandle};
-use super::heard::FromSource as Heard;
+use super::heard::{Backlog, FromSource as Heard, too_much};
 use super::sending::{Sending, Wired};
 use super::spread::members;
 use super::tracker::chain;
@@ -150,10 +150,8 @@ impl Outgoing {
                 let machine = sending.finish(patience);
                 Sent { machine, store, report, result, pause_pending }
             }
-            // Nothing was touched.
             Err(early) => {
-                let Early { machine, store, cause } = *early;
-                let recovery = Recovery::Retry;
+                let Early { recovery, machine, store, cause } = *early;
                 let report = Report {
                     devices: device_reports(&machine),
                     ..Report::nothing(Outcome::of(&cause, recovery), clock.now() - began)
@@ -198,12 +196,18 @@ impl Outgoing {
                 control.split().map_err(|error| Cause::Channel(chain(&error)))?;
             let (transmit, receive, close) = halves;
             let speaker = Speaker::open(transmit, &preamble, options.patience)?;
-            listen(receive, preamble, options.patience, events.clone());
-            Ok((members, preamble, speaker, close))
+            let backlog = Backlog::default();
+            let heard = backlog.clone();
+            listen(receive, preamble, options.patience, events.clone(), heard);
+            Ok((members, preamble, speaker, close, backlog))
         };
-        let (members, preamble, speaker, close) = match opening(&mut machine) {
+        let (members, preamble, speaker, close, backlog) = match opening(&mut machine) {
             Ok(opened) => opened,
-            Err(cause) => return Err(Box::new(Early { machine, store, cause })),
+            Err(cause) => {
+                // Nothing was touched.
+                let recovery = Recovery::Retry;
+                return Err(Box::new(Early { recovery, machine, store, cause }));
+            }
         };
         let wired = Wired {
             hello: compat::hello(&machine, &options, store.id()),
@@ -220,13 +224,16 @@ impl Outgoing {
             clock,
             events,
             inbox,
+            backlog,
             flags,
         };
         match Sending::start(machine, wired) {
             Ok(sending) => Ok((sending, store)),
             Err(failed) => {
                 let (machine, cause) = *failed;
-                Err(Box::new(Early { machine, store, cause }))
+                // What was handed to a thread that did not start is gone.
+                let recovery = Recovery::DeviceLost;
+                Err(Box::new(Early { recovery, machine, store, cause }))
             }
         }
     }
@@ -234,6 +241,7 @@ impl Outgoing {
 
 /// What is left where nothing was started.
 struct Early {
+    recovery: Recovery,
     machine: Machine,
     store: Box<dyn DecisionStore>,
     cause: Cause,
@@ -258,6 +266,7 @@ fn listen(
     ours: Preamble,
     patience: Duration,
     events: Sender<Heard>,
+    backlog: Backlog,
 ) {
     let greeted = move || -> Result<Listener, Cause> {
         let bytes = Listener::preamble(&mut *receive, patience)?;
@@ -274,6 +283,7 @@ fn listen(
             Err(cause) => cause,
             Ok(mut listener) => loop {
                 match listener.hear() {
+                    Ok(_) if !backlog.enter() => break too_much(),
                     Ok(message) => {
                         if events.send(Heard::Message(message)).is_err() {
                             return;

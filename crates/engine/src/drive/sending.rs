@@ -17,7 +17,7 @@ use wire::tlv::plain_text;
 use super::control::Speaker;
 use super::device::{Answer as DeviceAnswer, Command as DeviceCommand, Measured};
 use super::handle::SourceFlags;
-use super::heard::FromSource as Heard;
+use super::heard::{Backlog, FromSource as Heard};
 use super::lane::Lane;
 use super::memory::{Command as MemoryCommand, MemorySender};
 use super::spread::{Spread, no_thread};
@@ -46,6 +46,7 @@ pub(super) struct Wired {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) events: Sender<Heard>,
     pub(super) inbox: Receiver<Heard>,
+    pub(super) backlog: Backlog,
     pub(super) flags: Arc<SourceFlags>,
 }
 
@@ -247,7 +248,10 @@ impl Sending {
     /// Waits for the next thing that matters.
     fn hear(&mut self) -> Option<Event> {
         let now = self.now();
-        let next = [self.watch.until(), self.pace].into_iter().flatten().min();
+        let next = [self.watch.until(), self.pace, self.source().out_of_time()]
+            .into_iter()
+            .flatten()
+            .min();
         let wait = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
         let heard = match self.wired.inbox.recv_timeout(wait) {
             Ok(heard) => heard,
@@ -256,6 +260,9 @@ impl Sending {
                 if self.pace.is_some_and(|at| at <= now) {
                     self.pace = None;
                     return Some(Event::Paced);
+                }
+                if self.source().out_of_time().is_some_and(|at| at <= now) {
+                    return Some(Event::OutOfTime);
                 }
                 let moved = self.moved();
                 return self.watch.is_over(now, moved).then_some(Event::Deadline);
@@ -269,7 +276,10 @@ impl Sending {
             Heard::Event(event) => Some(event),
             Heard::Device(id, answer) => self.device(id, answer),
             Heard::Vmm(answer) => self.vmm(answer),
-            Heard::Message(message) => self.message(message),
+            Heard::Message(message) => {
+                self.wired.backlog.leave();
+                self.message(message)
+            }
             Heard::ControlGone(Cause::Refused(reasons)) => Some(Event::Refused(reasons)),
             Heard::ControlGone(cause) => Some(Event::Failed(cause)),
             Heard::DirtyFailures(count) => {
@@ -436,8 +446,9 @@ impl Sending {
             }
             Action::Track => self.memory.tell(MemoryCommand::Track),
             Action::Devices(action) => self.tell_device(&action),
-            Action::SendRound(round) => {
-                self.memory.tell(MemoryCommand::SendRound(round));
+            Action::SendRound(_) => self.memory.tell(MemoryCommand::SendRound),
+            Action::EndRound(round) => {
+                self.memory.tell(MemoryCommand::EndRound(round));
             }
             Action::Iterate(_) => {
                 self.tell_all(|| DeviceCommand::Iterate);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use dirty::{Bitmap, Drained, IovaRange};
-use port::{DirtyReport, DirtySource, DmaMap, Gpa, GuestMemory, MemoryRegion, Space};
+use port::{
+    DirtyReport, DirtySource, DmaMap, Gpa, GuestMemory, Mapping, MemoryRegion, Space,
+};
 
 use crate::migration::Cause;
 
@@ -14,6 +16,8 @@ pub(super) struct Tracker {
     sources: Vec<Box<dyn DirtySource>>,
     regions: Vec<Tracked>,
     generation: u64,
+    /// The mappings as they were when the sources were last asked.
+    known: Vec<Mapping>,
     /// Bits that were drained and not acknowledged (law 3).
     unacknowledged: Vec<Drained>,
     failures: u64,
@@ -39,6 +43,7 @@ impl Tracker {
             sources,
             regions: Vec::new(),
             generation,
+            known: Vec::new(),
             unacknowledged: Vec::new(),
             failures: 0,
             running: false,
@@ -72,6 +77,7 @@ impl Tracker {
             let Some(page) = page.filter(|_| !ranges.is_empty()) else { continue };
             source.start(ranges, page).map_err(|error| Cause::Vmm(chain(&error)))?;
         }
+        self.known = self.dma.mappings();
         // After the sources run, so that no write falls between.
         for tracked in &self.regions {
             tracked.dirty.mark_all();
@@ -88,6 +94,17 @@ impl Tracker {
             return Err(Cause::Changed("the layout of guest memory".into()));
         }
         let mappings = self.dma.mappings();
+        // What was written through a mapping that is gone, or through a new one before
+        // its source knew of it, nobody tells: it is all dirty.
+        let changed = |a: &[Mapping], b: &[Mapping]| {
+            let regions = &self.regions;
+            for one in a.iter().filter(|one| !b.contains(one)) {
+                mark(regions, one.gpa.0, one.iova.length());
+            }
+        };
+        changed(&self.known, &mappings);
+        changed(&mappings, &self.known);
+        self.known.clone_from(&mappings);
         for source in &mut self.sources {
             let regions = &self.regions;
             let result = match source.space() {

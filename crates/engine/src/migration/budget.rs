@@ -6,6 +6,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Budget {
     bytes_per_second: f64,
+    /// A round was large enough to tell the speed of the link.
+    told: bool,
     round_trip: Duration,
     stop: Duration,
     load: Duration,
@@ -27,21 +29,23 @@ pub struct Estimate {
 /// The smallest round whose speed says something about the link, in bytes.
 const TELLING: u64 = 4 << 20;
 
+/// What is taken for the speed of a link over which nothing large has gone yet, in
+/// bytes a second: 1 Gbit/s.
+const ASSUMED: f64 = 125e6;
+
 impl Budget {
     /// A round (or a part of one) moved `bytes` in `took`, from its first byte to the
     /// word that they were applied.
     pub fn moved(&mut self, bytes: u64, took: Duration) {
-        if took.is_zero() {
-            return;
-        }
+        let took = took.max(Duration::from_nanos(1));
         let known = self.bytes_per_second;
         let rate = bytes as f64 / took.as_secs_f64();
-        self.bytes_per_second = if known <= 0.0 {
+        self.bytes_per_second = if bytes < TELLING {
+            // A small round is mostly latency, and says only that the link is at least
+            // that fast. A guest without much to move would otherwise never go.
+            known.max(rate).max(ASSUMED)
+        } else if !std::mem::replace(&mut self.told, true) {
             rate
-        } else if bytes < TELLING {
-            // A small round is mostly latency: the link is at least that fast, and may
-            // be faster. One that was slow must not stand for ever.
-            known.max(rate)
         } else {
             0.5 * known + 0.5 * rate
         };

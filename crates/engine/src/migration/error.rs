@@ -116,6 +116,15 @@ pub enum Cause {
         /// The measured bandwidth, in bytes a second.
         bandwidth: u64,
     },
+    /// The stop would have fitted, and was not allowed.
+    #[error(
+        "a stop would have fitted the downtime limit, and within {seconds} s either the \
+         VMM did not let its guest be stopped or a device did not give its initial data"
+    )]
+    Held {
+        /// How long pre-copy went on, in seconds.
+        seconds: u64,
+    },
     /// The devices or the memory changed under the migration.
     #[error("the virtual machine changed during the migration: {0}")]
     Changed(String),

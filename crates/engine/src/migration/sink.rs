@@ -46,8 +46,13 @@ enum At {
     RecordingRan,
     Starting,
     Resuming,
+    /// Something did not start: everything stops again, and stays.
+    Halting {
+        device: DeviceId,
+        text: String,
+    },
     RecordingReturned(Box<Cause>),
-    Discarding(Box<Cause>, Discard),
+    Discarding(Box<Cause>),
     Ended,
 }
 
@@ -169,8 +174,10 @@ pub enum Action {
     ResumeVcpus,
     /// The guest runs here.
     SayRunning,
-    /// The guest is here and did not start.
-    SayNotStarted(String),
+    /// The guest is here and did not start: which device, and why.
+    SayNotStarted(DeviceId, String),
+    /// Make sure that no vCPU runs.
+    PauseVcpus,
     /// The guest is the source's.
     SayReturned(String),
     /// Tell the source why it failed here.

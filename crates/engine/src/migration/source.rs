@@ -6,7 +6,7 @@ use port::{Phase, PrecopyInfo};
 
 use super::budget::{Budget, Estimate};
 use super::error::{Cause, Recovery};
-use super::options::Options;
+use super::options::{OnTimeout, Options};
 use super::report::Ledger;
 use crate::devices::{self, DeviceId, Member, Set};
 
@@ -34,6 +34,8 @@ pub struct Source {
     budget: Budget,
     estimate: Option<Estimate>,
     undo: Undo,
+    /// How it ends once everything is tidied up.
+    verdict: Ending,
 }
 
 /// Where the source is.
@@ -94,6 +96,7 @@ struct Round {
     applied: bool,
     sent: Option<u64>,
     devices: Option<u64>,
+    ended: bool,
     reset: Vec<DeviceId>,
 }
 
@@ -208,6 +211,8 @@ pub enum Event {
     Resume,
     /// What was waited for did not come in time.
     Deadline,
+    /// Pre-copy has had all the time that it may take.
+    OutOfTime,
     /// The guest and its tracking are as before, or as far as they could be.
     Undone,
     /// The operator chose another downtime limit.
@@ -227,8 +232,11 @@ pub enum Action {
     Track,
     /// Something for the devices.
     Devices(devices::Action),
-    /// Send what is dirty now, and end the round on every data connection.
+    /// Send what is dirty now.
     SendRound(u32),
+    /// Everything of a round was sent, memory and devices: end it on every data
+    /// connection.
+    EndRound(u32),
     /// Let every device in PRE_COPY give what it has.
     Iterate(u32),
     /// Ask every device what it has left.
@@ -347,6 +355,7 @@ impl Source {
             budget: Budget::default(),
             estimate: None,
             undo: Undo::default(),
+            verdict: Ending::Completed,
         }
     }
 
@@ -398,6 +407,16 @@ impl Source {
                 | At::Pacing
                 | At::Switching
         )
+    }
+
+    /// When pre-copy has had all the time that it may take, where that ends it.
+    pub fn out_of_time(&self) -> Option<Duration> {
+        let pre_copying = matches!(
+            self.at,
+            At::Round | At::Counting { .. } | At::Restarting | At::Pacing
+        );
+        let fails = self.options.on_timeout == OnTimeout::Fail;
+        (pre_copying && fails).then(|| self.began.saturating_add(self.options.max_time))
     }
 
     /// Whether the right to run was given away, or may have been.

@@ -125,7 +125,7 @@ impl World {
                 self.law(returned, "RETURNED is said and not recorded");
                 self.law(!self.vcpus_run, "RETURNED is said, and the guest runs");
             }
-            Action::SayNotStarted(_) => {
+            Action::SayNotStarted(..) => {
                 self.law(self.ran(), "NOT_STARTED is said without RAN");
             }
             Action::SayPrepared(_) => {
@@ -172,6 +172,7 @@ impl World {
                 self.law(whole, "it ends as it should not");
                 self.end = Some(ending);
             }
+            Action::PauseVcpus => self.vcpus_run = false,
             Action::Phase(_)
             | Action::Patience(_)
             | Action::SayRefuse(_)

@@ -134,8 +134,10 @@ impl World {
                 self.tracking = false;
                 self.vcpus_paused &= !self.resuming;
             }
-            // Once it said RUNNING, what it says of RETURNED is a lie.
-            Event::Running => self.running |= self.committed && !self.returned,
+            // Once it said RUNNING or NOT_STARTED, what it says of RETURNED is a lie.
+            Event::Running | Event::NotStarted(_) => {
+                self.running |= self.committed && !self.returned;
+            }
             Event::Returned(_) => self.returned |= self.committed && !self.running,
             Event::Pause => self.was_paused |= self.source.interruptible(),
             _ => {}
@@ -224,11 +226,11 @@ impl World {
             Action::SendRound(number) => {
                 self.rounds = number;
                 self.answer(Worker::Memory, vec![Event::RoundSent(1 << 20), gone()]);
-                self.answer(
-                    Worker::Peer,
-                    vec![Event::Applied(number), Event::Applied(number + 1)],
-                );
             }
+            Action::EndRound(number) => self.answer(
+                Worker::Peer,
+                vec![Event::Applied(number), Event::Applied(number + 1)],
+            ),
             Action::Iterate(_) => self.answer(
                 Worker::Devices,
                 vec![

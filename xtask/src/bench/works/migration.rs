@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   figure   memory -> Outgoing --[TCP]--> Incoming -> memory
-//!   limit    memory -> 1 MiB write_all --[TCP]--> 1 MiB read_exact -> memory
+//!   limit    memory -> write_all --[TCP]--> read_exact -> memory
 //! ```
 //!
 //! Between two processes, from the connecting until the other side has said that the
@@ -14,8 +14,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::destination::ARRIVED;
-use super::guest::{self, CHUNK, Ram};
+use super::destination::{ARRIVED, PIECE};
+use super::guest::{self, Ram};
 use super::outgoing;
 use super::side::Side;
 use super::text;
@@ -75,10 +75,10 @@ impl Rig {
         let started = Instant::now();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(text)?;
         stream.set_nodelay(true).map_err(text)?;
-        let mut chunk = vec![0; CHUNK];
-        for at in (0..MEMORY).step_by(CHUNK) {
-            self.ram.shared().read(at, &mut chunk).map_err(text)?;
-            stream.write_all(&chunk).map_err(text)?;
+        let mut piece = vec![0; PIECE];
+        for at in (0..MEMORY).step_by(PIECE) {
+            self.ram.shared().read(at, &mut piece).map_err(text)?;
+            stream.write_all(&piece).map_err(text)?;
         }
         let mut answer = [0];
         stream.read_exact(&mut answer).map_err(text)?;

@@ -33,6 +33,8 @@ pub(super) struct Process {
     ended: OwnedFd,
     lines: Receiver<String>,
     log: Option<PathBuf>,
+    /// What ends it.
+    last: Signal,
     crew: Crew,
 }
 
@@ -86,7 +88,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = pidfd_send_signal(&self.ended, Signal::TERM);
+        let _ = pidfd_send_signal(&self.ended, self.last);
         if !self.ends_within(GRACE) {
             tracing::warn!(process = self.name, "did not end when asked to");
             let _ = self.child.kill();
@@ -170,8 +172,11 @@ impl Starter {
             }
         };
         let (said, lines) = channel();
+        // A guest that has moved or migrates would refuse to end; its copy is ours.
+        let guest = arguments.first().is_some_and(|word| word == "guest");
         let process = Process {
             name: name.to_owned(),
+            last: if guest { Signal::KILL } else { Signal::TERM },
             child,
             ended,
             lines,

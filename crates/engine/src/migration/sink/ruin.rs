@@ -3,7 +3,10 @@
 
 use port::{Decision, Phase};
 
-use super::{Action, At, Discard, Ending, Sink};
+use states::v2::State;
+
+use super::{Action, At, DeviceId, Discard, Ending, Member, Sink};
+use crate::devices::{self, Goal};
 use crate::migration::error::Cause;
 use crate::migration::source::Patience;
 
@@ -14,22 +17,28 @@ impl Sink {
                 // The reset of a device that is thrown away may fail: it holds nothing
                 // that anybody needs, and does not run by itself.
                 if matches!(cause, Cause::TimedOut { .. })
-                    && let At::Discarding(cause, how) = &self.at
+                    && let At::Discarding(cause) = &self.at
                 {
-                    let (cause, how) = ((**cause).clone(), *how);
+                    let cause = (**cause).clone();
                     self.at = At::Ended;
-                    if how == Discard::Returned {
-                        out.push(Action::SayReturned(cause.to_string()));
-                    }
                     out.push(Action::End(Ending::Discarded(cause)));
                 }
             }
             // The guest is ours: it stays paused here, and the source is told.
             At::Starting | At::Resuming => {
-                self.at = At::Ended;
-                out.push(Action::SayNotStarted(cause.to_string()));
-                out.push(Action::End(Ending::NotStarted(cause.to_string())));
+                let stuck = |member: &Member| {
+                    member.lost || member.state.is_none_or(State::is_stopped)
+                };
+                let device = self.set.members().iter().position(stuck).unwrap_or(0);
+                let (device, text) = (DeviceId(device), cause.to_string());
+                self.at = At::Halting { device, text };
+                out.push(Action::PauseVcpus);
+                out.push(Action::Patience(Patience::Answer(self.patience)));
+                // A device that does not answer may still write into the others: then
+                // none is stopped before it, and none is reset with a guest in it.
+                self.devices(devices::Event::Go(Goal::Stop), out);
             }
+            At::Halting { .. } => self.halted(out),
             At::Holding { .. } | At::Rechecking => self.returning(cause, out),
             At::RecordingRan | At::RecordingReturned(_) => {
                 self.at = At::Ended;
@@ -54,6 +63,7 @@ impl Sink {
             | At::RecordingRan
             | At::Starting
             | At::Resuming
+            | At::Halting { .. }
             | At::RecordingReturned(_)
             | At::RecordingPrepared
             | At::Discarding(..)
@@ -73,7 +83,11 @@ impl Sink {
             At::RecordingPrepared => self.discard(cause, Discard::Quiet, out),
             At::Ended | At::Discarding(..) => {}
             // After COMMIT the source has nothing to abort any more.
-            At::Rechecking | At::RecordingRan | At::Starting | At::Resuming => {}
+            At::Rechecking
+            | At::RecordingRan
+            | At::Starting
+            | At::Resuming
+            | At::Halting { .. } => {}
             At::RecordingReturned(_) => {}
             _ => self.discard(cause, Discard::Quiet, out),
         }
@@ -102,8 +116,23 @@ impl Sink {
         }
     }
 
+    /// Whatever did start is stopped again: the guest is this side's, and paused.
+    pub(super) fn halted(&mut self, out: &mut Vec<Action>) {
+        if let At::Halting { device, text } = &self.at {
+            let (device, text) = (*device, text.clone());
+            self.at = At::Ended;
+            out.push(Action::SayNotStarted(device, text.clone()));
+            out.push(Action::End(Ending::NotStarted(text)));
+        }
+    }
+
+    /// RETURNED is said as soon as it is durable: the source waits for it, and what is
+    /// thrown away here does not run.
     pub(super) fn discard(&mut self, cause: Cause, how: Discard, out: &mut Vec<Action>) {
-        self.at = At::Discarding(Box::new(cause), how);
+        if how == Discard::Returned {
+            out.push(Action::SayReturned(cause.to_string()));
+        }
+        self.at = At::Discarding(Box::new(cause));
         self.enter(Phase::Cleanup, out);
         out.push(Action::Discard);
     }

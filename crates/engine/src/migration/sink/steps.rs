@@ -32,7 +32,11 @@ impl Sink {
             Event::Cancel => {
                 let ours = matches!(
                     self.at,
-                    At::Rechecking | At::RecordingRan | At::Starting | At::Resuming
+                    At::Rechecking
+                        | At::RecordingRan
+                        | At::Starting
+                        | At::Resuming
+                        | At::Halting { .. }
                 );
                 if !ours {
                     self.fail(Cause::Cancelled, out);
@@ -149,14 +153,13 @@ impl Sink {
                 self.at = At::RecordingRan;
                 self.take(now, Event::Recorded(Decision::Ran), out);
             }
-            (At::Discarding(cause, how), Event::Discarded) => {
-                let (cause, how) = ((**cause).clone(), *how);
+            (At::Discarding(cause), Event::Discarded) => {
+                let cause = (**cause).clone();
                 self.at = At::Ended;
-                if how == Discard::Returned {
-                    out.push(Action::SayReturned(cause.to_string()));
-                }
                 out.push(Action::End(Ending::Discarded(cause)));
             }
+            // The vCPUs were told to stop; the devices' answer decides.
+            (At::Halting { .. }, _) => {}
             (At::Discarding(..) | At::Ended, _) => {}
             (_, event) => {
                 let text =
@@ -230,6 +233,7 @@ impl Sink {
                 self.enter(Phase::Setup, out);
                 out.extend([Action::SayAccept, Action::AcceptChannels]);
             }
+            (At::Halting { .. }, Goal::Stop) => self.halted(out),
             (At::Loading(Load::Devices), Goal::Stop) => {
                 self.at = At::Loading(Load::Power);
                 out.push(Action::LoadConfig(ConfigStage::Power));
@@ -288,6 +292,7 @@ impl Sink {
             At::Holding { .. } => "the source's decision",
             At::Starting => "the devices to start",
             At::Resuming => "the vCPUs to start",
+            At::Halting { .. } => "the devices to stop again",
             At::Discarding(..) => "the devices to be reset",
             At::Ended => "nothing",
         }

@@ -20,11 +20,16 @@ impl Source {
     }
 
     pub(super) fn round_over(&mut self, now: Duration, out: &mut Vec<Action>) {
-        let (Some(memory), Some(device), true) =
-            (self.round.sent, self.round.devices, self.round.applied)
-        else {
+        let (Some(memory), Some(device)) = (self.round.sent, self.round.devices) else {
             return;
         };
+        if !std::mem::replace(&mut self.round.ended, true) {
+            // After the devices' data too: the acknowledgement covers all of it.
+            out.push(Action::EndRound(self.round.number));
+        }
+        if !self.round.applied {
+            return;
+        }
         let took = now.saturating_sub(self.round.started);
         self.budget.moved(memory.saturating_add(device), took);
         let reset = std::mem::take(&mut self.round.reset);
@@ -114,27 +119,45 @@ impl Source {
             self.enter(Phase::Switchover, now, out);
             out.push(Action::SaySwitchover);
         } else if late {
-            let cause = Cause::NotConverged {
-                seconds: elapsed.as_secs(),
-                estimate_ms: ms(estimate.downtime),
-                over_ms: ms(estimate.downtime.saturating_sub(limit)),
-                remaining: estimate.remaining,
-                bandwidth: estimate.bandwidth,
-            };
+            let cause = self.not_converged(now);
             self.fail(now, cause, out);
         } else {
             if last_look {
                 self.enter(Phase::Precopy, now, out);
             }
-            // Only the gate (or a device's initial data) holds the guest back: rounds
-            // without a pause would do nothing but load the machine.
+            // Memory is not what holds the guest back, but the gate, a device's initial
+            // data, or what no round can shrink: rounds without a pause would do nothing
+            // but load the machine.
             let since = now.saturating_sub(self.round.started);
-            if estimate.downtime <= limit && since < self.options.pace {
+            let idle = estimate.downtime <= limit || estimate.fixed > limit;
+            if idle && since < self.options.pace {
                 self.at = At::Pacing;
                 out.push(Action::Pace(self.options.pace - since));
             } else {
                 self.next_round(now, out);
             }
+        }
+    }
+
+    /// Why pre-copy that ran out of time did not end in a stop.
+    pub(super) fn not_converged(&self, now: Duration) -> Cause {
+        let elapsed = now.saturating_sub(self.began);
+        let limit = self.options.downtime_limit;
+        match &self.estimate {
+            None => Cause::TimedOut {
+                what: "the first round of pre-copy".to_owned(),
+                millis: ms(elapsed),
+            },
+            Some(estimate) if estimate.downtime <= limit => {
+                Cause::Held { seconds: elapsed.as_secs() }
+            }
+            Some(estimate) => Cause::NotConverged {
+                seconds: elapsed.as_secs(),
+                estimate_ms: ms(estimate.downtime),
+                over_ms: ms(estimate.downtime.saturating_sub(limit)),
+                remaining: estimate.remaining,
+                bandwidth: estimate.bandwidth,
+            },
         }
     }
 }

@@ -20,7 +20,7 @@ impl Source {
                 // The guest runs over there; a device that is slow to go is only untidy.
                 out.push(Action::Note(cause.to_string()));
                 self.at = At::Ended;
-                out.push(Action::End(Ending::Completed));
+                out.push(Action::End(self.verdict.clone()));
             }
             At::Committed => {
                 self.at = At::Ended;

@@ -26,6 +26,13 @@ impl Source {
                 let what = self.awaited().to_owned();
                 return self.fail(now, Cause::TimedOut { what, millis }, out);
             }
+            Event::OutOfTime => {
+                if self.out_of_time().is_some() {
+                    let cause = self.not_converged(now);
+                    self.fail(now, cause, out);
+                }
+                return;
+            }
             Event::Pause => {
                 self.pause_asked |= self.interruptible() && !self.paused;
                 return;
@@ -170,21 +177,19 @@ impl Source {
             (At::Yielding, Event::Yielded) => self.commit(now, out),
             (At::Committed, Event::Running) => {
                 self.ledger.end(now);
-                self.at = At::Tidying;
-                self.enter(Phase::Cleanup, now, out);
-                out.push(Action::Untrack);
-                self.go(now, Goal::Stop, out);
+                self.tidy(now, out);
             }
             (At::Committed, Event::Returned(text)) => {
                 self.ruin(now, Cause::Returned(text), out);
             }
             (At::Committed, Event::NotStarted(text)) => {
-                self.at = At::Ended;
-                out.push(Action::End(Ending::Failed {
+                // It is the destination's all the same: nothing comes back here.
+                self.verdict = Ending::Failed {
                     cause: Cause::NotStarted(text),
                     recovery: Recovery::Moved,
                     devices: Vec::new(),
-                }));
+                };
+                self.tidy(now, out);
             }
             (At::RollingBack(ruin), Event::VcpusPaused) if ruin.pausing => {
                 ruin.pausing = false;
@@ -216,6 +221,14 @@ impl Source {
         self.enter(Phase::Start, now, out);
     }
 
+    /// The guest is the destination's: this side's devices leave STOP_COPY.
+    fn tidy(&mut self, now: Duration, out: &mut Vec<Action>) {
+        self.at = At::Tidying;
+        self.enter(Phase::Cleanup, now, out);
+        out.push(Action::Untrack);
+        self.go(now, Goal::Stop, out);
+    }
+
     pub(super) fn enter(&mut self, phase: Phase, now: Duration, out: &mut Vec<Action>) {
         self.ledger.turn(phase, now);
         out.push(Action::Phase(phase));
@@ -224,6 +237,9 @@ impl Source {
             Phase::Precopy | Phase::Memory | Phase::Devices => {
                 Patience::Progress(patience)
             }
+            // The destination does several things before it answers, each of which may
+            // take its own patience.
+            Phase::Prepare | Phase::Start => Patience::Answer(patience * 4),
             _ => Patience::Answer(patience),
         }));
     }
@@ -284,7 +300,7 @@ impl Source {
                         // The guest runs elsewhere; this is only untidy.
                         out.push(Action::Note(texts.join("; ")));
                         self.at = At::Ended;
-                        out.push(Action::End(Ending::Completed));
+                        out.push(Action::End(self.verdict.clone()));
                     } else {
                         self.fail(now, Cause::Device(texts.join("; ")), out);
                     }
@@ -315,7 +331,7 @@ impl Source {
             }
             (At::Tidying, Goal::Stop) => {
                 self.at = At::Ended;
-                out.push(Action::End(Ending::Completed));
+                out.push(Action::End(self.verdict.clone()));
             }
             _ => {}
         }
