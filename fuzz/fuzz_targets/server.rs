@@ -102,7 +102,12 @@ impl Client {
         let (near, far) = socket::pair().expect("two sockets");
         assert!(!server.connected(), "a client that went away is still there");
         server.adopt(far).expect("nobody else is connected");
-        Client { socket: near, received: Vec::new(), asked: VecDeque::new(), agreed: false }
+        Client {
+            socket: near,
+            received: Vec::new(),
+            asked: VecDeque::new(),
+            agreed: false,
+        }
     }
 
     fn agree(&mut self, server: &mut Server) {
@@ -168,7 +173,8 @@ impl Client {
             if rest.is_empty() {
                 break;
             }
-            match socket::send_with_fds(&self.socket, &[IoSlice::new(rest)], &lent, true) {
+            match socket::send_with_fds(&self.socket, &[IoSlice::new(rest)], &lent, true)
+            {
                 Ok(sent) => {
                     rest = &rest[sent..];
                     lent.clear();
