@@ -114,6 +114,7 @@ pub(super) struct Receiving {
     pub(super) loaded: Loaded,
     pub(super) closers: Vec<Box<dyn Close>>,
     pub(super) lanes: Lanes,
+    span: Option<tracing::span::EnteredSpan>,
     watch: Watch,
     /// Bytes that all data connections received.
     pub(super) received: Arc<AtomicU64>,
@@ -131,6 +132,7 @@ impl Receiving {
     pub(super) fn new(wired: Wired) -> Receiving {
         Receiving {
             sink: Some(Sink::new(wired.patience)),
+            span: None,
             watch: Watch::new(Patience::Answer(wired.patience), wired.clock.now(), 0),
             received: Arc::default(),
             refusals: Vec::new(),
@@ -328,6 +330,9 @@ impl Receiving {
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Phase(phase) => {
+                self.span = None;
+                let span = tracing::info_span!("phase", name = phase.name());
+                self.span = Some(span.entered());
                 tracing::info!(phase = phase.name(), "phase");
                 self.wired.observer.progress(&Progress::Phase(phase));
             }

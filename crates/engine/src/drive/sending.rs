@@ -84,6 +84,7 @@ pub(super) struct Sending {
     pub(super) lanes: Arc<Vec<Lane>>,
     pub(super) closers: Vec<Box<dyn Close>>,
     gather: Gather,
+    span: Option<tracing::span::EnteredSpan>,
     watch: Watch,
     pace: Option<Duration>,
     prepared: Option<Prepared>,
@@ -138,6 +139,7 @@ impl Sending {
                 token: Token::NONE,
                 lanes: Arc::new(Vec::new()),
                 closers: Vec::new(),
+                span: None,
                 watch: Watch::default(),
                 pace: None,
                 prepared: None,
@@ -543,7 +545,10 @@ impl Sending {
         None
     }
 
-    fn phase(&self, phase: Phase) {
+    fn phase(&mut self, phase: Phase) {
+        // The phase before ends first: they follow each other, none is in another.
+        self.span = None;
+        self.span = Some(tracing::info_span!("phase", name = phase.name()).entered());
         tracing::info!(phase = phase.name(), "phase");
         self.wired.observer.progress(&Progress::Phase(phase));
     }
