@@ -17,6 +17,7 @@
 mod control;
 mod device;
 mod dialling;
+mod gather;
 mod handle;
 mod heard;
 mod joining;

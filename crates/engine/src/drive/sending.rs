@@ -15,7 +15,8 @@ use wire::preamble::{Preamble, Token};
 use wire::tlv::plain_text;
 
 use super::control::Speaker;
-use super::device::{Answer as DeviceAnswer, Command as DeviceCommand, Measured};
+use super::device::{Command as DeviceCommand, Measured};
+use super::gather::Gather;
 use super::handle::SourceFlags;
 use super::heard::{Backlog, FromSource as Heard};
 use super::lane::Lane;
@@ -27,7 +28,7 @@ use super::watch::Watch;
 use super::worker::Worker;
 use crate::devices::{self, DeviceId, Member};
 use crate::machine::Machine;
-use crate::migration::source::{Action, DevicePending, Ending, Event, Source};
+use crate::migration::source::{Action, Ending, Event, Source};
 use crate::migration::{Cause, DeviceReport, Error, Options, Outcome, Report};
 
 /// An outgoing migration whose preamble was said.
@@ -48,23 +49,6 @@ pub(super) struct Wired {
     pub(super) inbox: Receiver<Heard>,
     pub(super) backlog: Backlog,
     pub(super) flags: Arc<SourceFlags>,
-}
-
-/// Answers of all devices, until the last is there.
-struct Gather {
-    iterated: Vec<Option<(u64, bool)>>,
-    pending: Vec<Option<DevicePending>>,
-    drained: Vec<bool>,
-}
-
-impl Gather {
-    fn new(devices: usize) -> Gather {
-        Gather {
-            iterated: vec![None; devices],
-            pending: vec![None; devices],
-            drained: vec![false; devices],
-        }
-    }
 }
 
 /// Two workers undo something; the source hears when both have.
@@ -276,7 +260,7 @@ impl Sending {
                 Some(Event::RoundSent(bytes))
             }
             Heard::Event(event) => Some(event),
-            Heard::Device(id, answer) => self.device(id, answer),
+            Heard::Device(id, answer) => self.gather.device(id, answer),
             Heard::Vmm(answer) => self.vmm(answer),
             Heard::Message(message) => {
                 self.wired.backlog.leave();
@@ -307,49 +291,6 @@ impl Sending {
             self.undoing = None;
             Event::Undone
         })
-    }
-
-    fn device(&mut self, id: DeviceId, answer: DeviceAnswer) -> Option<Event> {
-        match answer {
-            DeviceAnswer::Set(event, took) => Some(Event::Devices(event, took)),
-            DeviceAnswer::Iterated { bytes, reset } => {
-                self.gather.iterated[id.0] = Some((bytes, reset));
-                self.iterated()
-            }
-            DeviceAnswer::Pending(left) => {
-                self.gather.pending[id.0] = Some(left);
-                self.pending()
-            }
-            DeviceAnswer::Drained => {
-                self.gather.drained[id.0] = true;
-                self.drained()
-            }
-            DeviceAnswer::Failed(cause) => Some(Event::Failed(cause)),
-        }
-    }
-
-    fn iterated(&mut self) -> Option<Event> {
-        let all: Option<Vec<(u64, bool)>> =
-            self.gather.iterated.iter().copied().collect();
-        let all = all?;
-        self.gather.iterated.iter_mut().for_each(|answer| *answer = None);
-        let reset = all.iter().enumerate().filter(|(_, (_, reset))| *reset);
-        Some(Event::Iterated {
-            bytes: all.iter().map(|(bytes, _)| bytes).sum(),
-            reset: reset.map(|(n, _)| DeviceId(n)).collect(),
-        })
-    }
-
-    fn pending(&mut self) -> Option<Event> {
-        let all: Option<Vec<DevicePending>> =
-            self.gather.pending.iter().copied().collect();
-        let all = all?;
-        self.gather.pending.iter_mut().for_each(|answer| *answer = None);
-        Some(Event::Pending(all))
-    }
-
-    fn drained(&mut self) -> Option<Event> {
-        self.gather.drained.iter().all(|done| *done).then_some(Event::DevicesDrained)
     }
 
     fn vmm(&mut self, answer: VmmAnswer) -> Option<Event> {
@@ -454,11 +395,11 @@ impl Sending {
             }
             Action::Iterate(_) => {
                 self.tell_all(|| DeviceCommand::Iterate);
-                return self.without_devices(Self::iterated);
+                return self.without_devices(Gather::iterated);
             }
             Action::AskPending => {
                 self.tell_all(|| DeviceCommand::Pending);
-                return self.without_devices(Self::pending);
+                return self.without_devices(Gather::pending);
             }
             Action::Collect { last } => {
                 self.memory.tell(MemoryCommand::Collect { last });
@@ -487,7 +428,7 @@ impl Sending {
             Action::SendLast => self.memory.tell(MemoryCommand::SendLast),
             Action::Drain => {
                 self.tell_all(|| DeviceCommand::Drain);
-                return self.without_devices(Self::drained);
+                return self.without_devices(Gather::drained);
             }
             Action::SaveSections => self.spread.vmm.tell(VmmCommand::SaveSections),
             Action::EndChannels => {
@@ -574,9 +515,9 @@ impl Sending {
     /// With no device at all there is no answer to wait for.
     fn without_devices(
         &mut self,
-        gathered: impl FnOnce(&mut Self) -> Option<Event>,
+        gathered: impl FnOnce(&mut Gather) -> Option<Event>,
     ) -> Option<Event> {
-        if self.spread.devices.is_empty() { gathered(self) } else { None }
+        if self.spread.devices.is_empty() { gathered(&mut self.gather) } else { None }
     }
 
     /// What was measured of each device.
