@@ -5,11 +5,14 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use port::{Channel, ChannelError, Close, Halves, Receive, Transmit};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+use crate::rate::RateLimit;
 
 /// How long an operation may go on without a byte moving, until somebody says
 /// otherwise.
@@ -23,11 +26,19 @@ const MOST_PARTS: usize = 1024;
 #[derive(Debug)]
 pub struct Connection {
     socket: Arc<OwnedFd>,
+    limit: Option<RateLimit>,
+}
+
+impl Connection {
+    /// The same connection, whose sending is limited.
+    pub(crate) fn limited(self, limit: Option<RateLimit>) -> Connection {
+        Connection { limit, ..self }
+    }
 }
 
 impl From<UnixStream> for Connection {
     fn from(stream: UnixStream) -> Connection {
-        Connection { socket: Arc::new(stream.into()) }
+        Connection { socket: Arc::new(stream.into()), limit: None }
     }
 }
 
@@ -40,7 +51,7 @@ impl TryFrom<TcpStream> for Connection {
     fn try_from(stream: TcpStream) -> Result<Connection, io::Error> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(false)?;
-        Ok(Connection { socket: Arc::new(stream.into()) })
+        Ok(Connection { socket: Arc::new(stream.into()), limit: None })
     }
 }
 
@@ -52,10 +63,15 @@ impl Channel for Connection {
             deadline: DEADLINE,
             applied: None,
         };
+        let ended = Arc::<AtomicBool>::default();
         Ok((
-            Box::new(Out(half(Timeout::Send))),
+            Box::new(Out {
+                half: half(Timeout::Send),
+                limit: self.limit.clone(),
+                ended: Arc::clone(&ended),
+            }),
             Box::new(In(half(Timeout::Recv))),
-            Box::new(End(Arc::clone(&self.socket))),
+            Box::new(End { socket: Arc::clone(&self.socket), limit: self.limit, ended }),
         ))
     }
 }
@@ -92,28 +108,71 @@ impl Half {
     }
 }
 
-struct Out(Half);
+struct Out {
+    half: Half,
+    limit: Option<RateLimit>,
+    /// Whether this side closed the connection.
+    ended: Arc<AtomicBool>,
+}
+
+impl Out {
+    /// Sends some of the parts, at most as many bytes as there is a turn for.
+    fn some(&mut self, left: &[IoSlice<'_>]) -> Result<usize, ChannelError> {
+        let batch = &left[..left.len().min(MOST_PARTS)];
+        let none = &mut SendAncillaryBuffer::default();
+        let Some(limit) = &self.limit else {
+            let sent = sendmsg(&self.half.socket, batch, none, SendFlags::NOSIGNAL);
+            return self.moved(sent);
+        };
+        let bytes = batch.iter().map(|part| part.len()).sum();
+        // The wait for a turn is this side's own doing: it is no deadline of the peer's.
+        let Some(turn) = limit.take(bytes, &self.ended) else {
+            return Err(ChannelError::Closed);
+        };
+        let (mut room, mut parts) = (turn, Vec::new());
+        for part in batch {
+            let part = &part[..part.len().min(room)];
+            room -= part.len();
+            parts.push(IoSlice::new(part));
+            if room == 0 {
+                break;
+            }
+        }
+        // All of the turn, however many calls it takes.
+        let mut left = parts.as_mut_slice();
+        while !left.is_empty() {
+            let none = &mut SendAncillaryBuffer::default();
+            let sent = sendmsg(&self.half.socket, left, none, SendFlags::NOSIGNAL);
+            let moved = self.moved(sent)?;
+            IoSlice::advance_slices(&mut left, moved);
+        }
+        Ok(turn)
+    }
+
+    fn moved(&self, sent: rustix::io::Result<usize>) -> Result<usize, ChannelError> {
+        match sent {
+            Ok(moved) => Ok(moved),
+            Err(rustix::io::Errno::INTR) => Ok(0),
+            Err(errno) => Err(self.half.error(errno)),
+        }
+    }
+}
 
 impl Transmit for Out {
     fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<(), ChannelError> {
-        self.0.arm()?;
+        self.half.arm()?;
         let mut left: Vec<IoSlice<'_>> =
             parts.iter().filter(|part| !part.is_empty()).copied().collect();
         let mut left = left.as_mut_slice();
         while !left.is_empty() {
-            let batch = &left[..left.len().min(MOST_PARTS)];
-            let none = &mut SendAncillaryBuffer::default();
-            match sendmsg(&self.0.socket, batch, none, SendFlags::NOSIGNAL) {
-                Ok(moved) => IoSlice::advance_slices(&mut left, moved),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(self.0.error(errno)),
-            }
+            let moved = self.some(left)?;
+            IoSlice::advance_slices(&mut left, moved);
         }
         Ok(())
     }
 
     fn set_deadline(&mut self, deadline: Duration) {
-        self.0.deadline = deadline;
+        self.half.deadline = deadline;
     }
 }
 
@@ -139,12 +198,20 @@ impl Receive for In {
     }
 }
 
-struct End(Arc<OwnedFd>);
+struct End {
+    socket: Arc<OwnedFd>,
+    limit: Option<RateLimit>,
+    ended: Arc<AtomicBool>,
+}
 
 impl Close for End {
     fn close(&self) {
+        self.ended.store(true, Ordering::Release);
         // A connection that is no longer connected is closed already.
-        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        if let Some(limit) = &self.limit {
+            limit.wake();
+        }
     }
 }
 

@@ -10,7 +10,8 @@
 //!
 //! A [`Uri`] names the place: `tcp:HOST:PORT` or `unix:PATH`. Every wait has a
 //! deadline, and it is one of *progress*: an operation may take long, but not without
-//! a byte moving. Nothing here knows what the bytes mean; that a connection which came
+//! a byte moving. A [`RateLimit`] bounds what all data connections send together, and
+//! never the control connection. Nothing here knows what the bytes mean; that a connection which came
 //! in belongs to this migration is checked by the engine, by a token.
 //!
 //! ```
@@ -34,8 +35,10 @@
 
 mod connection;
 mod place;
+mod rate;
 mod uri;
 
 pub use connection::{Connection, DEADLINE};
 pub use place::{Acceptor, Dialer, LinkError, Listener, dial, listen};
+pub use rate::RateLimit;
 pub use uri::{Uri, UriError};

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use thiserror::Error;
 
 use crate::connection::{Connection, millis, waitable};
+use crate::rate::RateLimit;
 use crate::uri::{Kind, Uri};
 
 /// Connects to whoever listens at `to`: the control connection, and a [`Dialer`] for
@@ -28,7 +29,7 @@ use crate::uri::{Kind, Uri};
 pub fn dial(to: &Uri, deadline: Duration) -> Result<(Connection, Dialer), LinkError> {
     match to.kind() {
         Kind::Unix(_) => {
-            let mut dialer = Dialer { to: to.clone(), peer: None };
+            let mut dialer = Dialer { to: to.clone(), peer: None, limit: None };
             Ok((dialer.connect(deadline)?, dialer))
         }
         Kind::Tcp { host, port } => {
@@ -38,7 +39,7 @@ pub fn dial(to: &Uri, deadline: Duration) -> Result<(Connection, Dialer), LinkEr
                 .map_err(|source| LinkError::Resolve { host: host.clone(), source })?;
             let mut last = None;
             for peer in addresses {
-                let mut dialer = Dialer { to: to.clone(), peer: Some(peer) };
+                let mut dialer = Dialer { to: to.clone(), peer: Some(peer), limit: None };
                 match dialer.connect(until.saturating_duration_since(Instant::now())) {
                     Ok(connection) => return Ok((connection, dialer)),
                     Err(error) => last = Some(error),
@@ -59,9 +60,17 @@ pub struct Dialer {
     /// The address that answered, so that a name with several addresses does not
     /// lead data elsewhere than control.
     peer: Option<SocketAddr>,
+    limit: Option<RateLimit>,
 }
 
 impl Dialer {
+    /// The same dialer, whose connections send together no faster than `limit`. The
+    /// control connection it belongs to is not one of them.
+    #[must_use]
+    pub fn limited(self, limit: &RateLimit) -> Dialer {
+        Dialer { limit: Some(limit.clone()), ..self }
+    }
+
     fn connect(&mut self, deadline: Duration) -> Result<Connection, LinkError> {
         let connected = match (self.to.kind(), self.peer) {
             (Kind::Tcp { .. }, Some(peer)) => {
@@ -83,7 +92,7 @@ impl Dialer {
 impl Dial for Dialer {
     fn dial(&mut self, deadline: Duration) -> Result<Box<dyn Channel>, ChannelError> {
         match self.connect(deadline) {
-            Ok(connection) => Ok(Box::new(connection)),
+            Ok(connection) => Ok(Box::new(connection.limited(self.limit.clone()))),
             Err(LinkError::Connect { source, .. })
                 if matches!(
                     source.kind(),
@@ -94,6 +103,10 @@ impl Dial for Dialer {
             }
             Err(error) => Err(ChannelError::Io(io::Error::other(error))),
         }
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.limit.as_ref().and_then(RateLimit::get)
     }
 }
 
@@ -106,12 +119,18 @@ fn connect_unix(path: &Path, deadline: Duration) -> io::Result<Connection> {
     Ok(Connection::from(UnixStream::from(socket)))
 }
 
-/// Listens at `at`. Port 0 lets the system choose; [`Listener::local`] says which.
+/// Listens at `at`. Port 0 lets the system choose; [`Listener::local`] says which. A
+/// UNIX socket is this user's alone (mode 0600), goes with the listener, and replaces
+/// one that a dead process left there; whether it is dead is found out by connecting,
+/// so a living listener sees a connection come and go.
 ///
 /// # Errors
 /// When the place is taken, not this host's, or not permitted.
 pub fn listen(at: &Uri) -> Result<Listener, LinkError> {
-    let failed = |source| LinkError::Listen { at: at.clone(), source };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => LinkError::Taken { at: at.clone(), source },
+        _ => LinkError::Listen { at: at.clone(), source },
+    };
     let (socket, local) = match at.kind() {
         Kind::Tcp { host, port } => {
             let socket = TcpListener::bind((host.as_str(), *port)).map_err(failed)?;
@@ -121,9 +140,10 @@ pub fn listen(at: &Uri) -> Result<Listener, LinkError> {
             (Socket::Tcp(socket), local)
         }
         Kind::Unix(path) => {
-            let socket = UnixListener::bind(path).map_err(failed)?;
-            socket.set_nonblocking(true).map_err(failed)?;
-            (Socket::Unix(socket, path.clone()), at.clone())
+            let socket = sys::socket::Listener::bind(path).map_err(failed)?;
+            rustix::io::ioctl_fionbio(&socket, true)
+                .map_err(|errno| failed(errno.into()))?;
+            (Socket::Unix(socket), at.clone())
         }
     };
     Ok(Listener { socket: Arc::new(socket), local })
@@ -173,7 +193,7 @@ impl Accept for Acceptor {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(sys::socket::Listener),
 }
 
 impl Socket {
@@ -201,10 +221,8 @@ impl Socket {
     fn take(&self) -> io::Result<Connection> {
         match self {
             Socket::Tcp(listener) => Connection::try_from(listener.accept()?.0),
-            Socket::Unix(listener, _) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(false)?;
-                Ok(Connection::from(stream))
+            Socket::Unix(listener) => {
+                Ok(Connection::from(UnixStream::from(listener.accept()?)))
             }
         }
     }
@@ -223,16 +241,7 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Socket::Tcp(listener) => listener.as_fd(),
-            Socket::Unix(listener, _) => listener.as_fd(),
-        }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let Socket::Unix(_, path) = self {
-            // What remains would bar the next one from listening here.
-            let _ = std::fs::remove_file(path);
+            Socket::Unix(listener) => listener.as_fd(),
         }
     }
 }
@@ -263,6 +272,18 @@ pub enum LinkError {
     Connect {
         /// The place.
         to: Uri,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody listens there already, or a file that is no socket is in the way.
+    #[error(
+        "cannot listen at {at}: it is taken; end whoever listens there, or name another \
+         place"
+    )]
+    Taken {
+        /// The place.
+        at: Uri,
         /// What the system said.
         #[source]
         source: io::Error,

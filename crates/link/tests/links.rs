@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use port::{Accept, Channel, ChannelError, Close, Dial, Receive, Transmit};
-use vfio_migrate_link::{Connection, LinkError, Listener, Uri, dial, listen};
+use vfio_migrate_link::{Connection, LinkError, Listener, RateLimit, Uri, dial, listen};
 
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
@@ -163,8 +163,9 @@ fn a_host_that_nobody_knows_is_named() {
 #[test]
 fn a_place_that_is_taken_is_named() {
     let listener = tcp();
-    let error = listen(listener.local()).unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot listen at {}", listener.local()));
+    let error = listen(listener.local()).unwrap_err().to_string();
+    let told = format!("cannot listen at {}: it is taken", listener.local());
+    assert!(error.starts_with(&told), "{error}");
 }
 
 #[test]
@@ -243,4 +244,114 @@ fn a_stream_that_a_vmm_brings_is_a_channel() {
     theirs.write_all(b"cd").unwrap();
     receive.receive(&mut heard).unwrap();
     assert_eq!(&heard, b"cd");
+}
+
+#[test]
+fn a_socket_that_a_dead_process_left_bars_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("link");
+    let place = Uri::unix(&path).unwrap();
+    // It is bound and never removed, as by a process that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let listener = listen(&place).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&path).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    // One that lives, and what is no socket, are left alone.
+    let error = listen(&place).unwrap_err().to_string();
+    assert!(error.contains("it is taken"), "{error}");
+    drop(listener);
+    assert!(!path.exists());
+    std::fs::write(&path, b"precious").unwrap();
+    assert!(matches!(listen(&place), Err(LinkError::Taken { .. })));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+/// Data connections that share a limit, and what hears them.
+fn limited(count: usize, limit: &RateLimit) -> (Vec<Ends>, Vec<Ends>) {
+    let listener = tcp();
+    let (_control, dialer) = dial(listener.local(), LONG).unwrap();
+    let (_taken, mut acceptor) = listener.accept(LONG).unwrap();
+    let mut dialer = dialer.limited(limit);
+    (0..count)
+        .map(|_| {
+            let here = dialer.dial(LONG).unwrap().split().unwrap();
+            (here, acceptor.accept(LONG).unwrap().split().unwrap())
+        })
+        .unzip()
+}
+
+#[test]
+fn data_connections_together_are_faster_than_their_limit() {
+    let limit = RateLimit::new(Some(4_000_000));
+    let (near, far) = limited(3, &limit);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for (mut transmit, ..) in near {
+            scope.spawn(move || {
+                let (head, block) = ([7; 24], vec![1; 400_000]);
+                transmit.send(&[IoSlice::new(&head), IoSlice::new(&block)]).unwrap();
+                transmit
+            });
+        }
+        for (_, mut receive, _) in far {
+            scope.spawn(move || {
+                let mut all = vec![0; 400_024];
+                receive.receive(&mut all).unwrap();
+                assert!(all[..24] == [7; 24] && all[24..].iter().all(|one| *one == 1));
+            });
+        }
+    });
+    // 1.2 MB at 4 MB/s are 300 ms, less the 50 ms of the first turn.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(249) && took < LONG, "{took:?}");
+}
+
+#[test]
+fn waiting_for_a_turn_is_taken_for_a_peer_that_does_not_read() {
+    let (mut near, mut far) = limited(1, &RateLimit::new(Some(RateLimit::LEAST)));
+    let ((mut transmit, ..), (_, mut receive, _)) = (near.remove(0), far.remove(0));
+    transmit.set_deadline(SOON);
+    let sender = std::thread::spawn(move || {
+        let block = [1; 16 << 10];
+        let result = transmit.send(&[IoSlice::new(&block)]);
+        (result, transmit)
+    });
+    receive.receive(&mut [0; 16 << 10]).unwrap();
+    sender.join().unwrap().0.unwrap();
+}
+
+#[test]
+fn close_wakes_a_sender_that_waits_for_its_turn() {
+    let (mut near, _far) = limited(1, &RateLimit::new(Some(RateLimit::LEAST)));
+    let (mut transmit, _receive, close) = near.remove(0);
+    let before = Instant::now();
+    let sender = std::thread::spawn(move || {
+        let block = vec![1; 4 << 20]; // a minute's worth
+        transmit.send(&[IoSlice::new(&block)])
+    });
+    close.close();
+    let result = sender.join().unwrap();
+    assert!(matches!(result, Err(ChannelError::Closed)), "{result:?}");
+    assert!(before.elapsed() < LONG);
+}
+
+#[test]
+fn a_limit_that_is_taken_away_goes_on() {
+    let limit = RateLimit::new(Some(RateLimit::LEAST));
+    let (mut near, mut far) = limited(1, &limit);
+    let ((mut transmit, ..), (_, mut receive, _)) = (near.remove(0), far.remove(0));
+    let before = Instant::now();
+    let sender = std::thread::spawn(move || {
+        let block = vec![1; 4 << 20]; // a minute's worth
+        transmit.send(&[IoSlice::new(&block)]).unwrap();
+        transmit
+    });
+    receive.receive(&mut [0; 1000]).unwrap();
+    limit.set(None);
+    let mut rest = vec![0; (4 << 20) - 1000];
+    receive.receive(&mut rest).unwrap();
+    sender.join().unwrap();
+    assert!(before.elapsed() < LONG);
 }

@@ -29,12 +29,24 @@ pub trait Transmit: Send {
     fn set_deadline(&mut self, deadline: Duration);
 }
 
+/// A place that a stream is kept in, such as a file. What was sent counts only once it
+/// is committed; dropped before, it leaves nothing behind.
+pub trait Archive: Transmit {
+    /// Makes everything that was sent durable, under its final name. Nothing is sent
+    /// after it.
+    ///
+    /// # Errors
+    /// When that cannot be done; nothing is left under the final name then.
+    fn commit(&mut self) -> Result<(), ChannelError>;
+}
+
 /// The half that receives.
 pub trait Receive: Send {
     /// Fills all of `into`.
     ///
     /// # Errors
     /// When the connection ends or breaks, or nothing came for the deadline.
+    /// [`ChannelError::Closed`] where it ended before the first byte of `into`.
     fn receive(&mut self, into: &mut [u8]) -> Result<(), ChannelError>;
 
     /// How long one [`Receive::receive`] may go on without a byte.
@@ -54,6 +66,12 @@ pub trait Dial: Send {
     /// # Errors
     /// When it cannot be opened within `deadline`.
     fn dial(&mut self, deadline: Duration) -> Result<Box<dyn Channel>, ChannelError>;
+
+    /// How fast all that it opened may send together now, in bytes a second, where
+    /// somebody limits that. A downtime is estimated with it.
+    fn limit(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Takes data connections in beside a control connection (destination).
@@ -77,4 +95,7 @@ pub enum ChannelError {
     /// It broke.
     #[error("the connection broke")]
     Io(#[from] std::io::Error),
+    /// It is no connection but a file, and that failed: in the file's own words.
+    #[error(transparent)]
+    File(Box<dyn std::error::Error + Send + Sync>),
 }

@@ -15,6 +15,7 @@
 //!   the vCPUs                        [`Vcpus`]
 //!   state of its own                 [`Section`]
 //!   a way to the other host          [`Channel`], [`Dial`], [`Accept`]
+//!   a place for a saved stream       [`Archive`]
 //!   a durable memory of decisions    [`DecisionStore`]
 //!   time, and somebody who watches   [`Clock`], [`Observer`], [`Gate`], [`Inspect`]
 //! ```
@@ -32,7 +33,7 @@ mod store;
 mod vmm;
 
 pub use channel::{
-    Accept, Channel, ChannelError, Close, Dial, Halves, Receive, Transmit,
+    Accept, Archive, Channel, ChannelError, Close, Dial, Halves, Receive, Transmit,
 };
 pub use device::{
     Bus, Device, DeviceError, Fault, Generation, Identity, Model, Opened, PciIds,
