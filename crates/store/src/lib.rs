@@ -1,4 +1,7 @@
-//! Decision stores: who has the right to run, remembered.
+//! What outlives a connection: decisions about who has the right to run, and saved
+//! streams.
+//!
+//! # Decisions
 //!
 //! A migration is safe because one thing is written down before anything runs: the
 //! source records YIELDED before it gives the guest away, the destination records
@@ -25,9 +28,16 @@
 //! assert_eq!(store.record(attempt, Decision::Returned)?, Decision::Ran);
 //! # Ok::<(), port::StoreError>(())
 //! ```
+//!
+//! # Saved streams
+//!
+//! [`SavedFile`] is a [`port::Archive`] over a file, and [`open`] reads one back. A file
+//! under its final name is whole and durable, or it is not there.
 
+mod file;
 mod memory;
 
+pub use file::{FileError, SavedFile, StoredFile, open};
 pub use memory::{Memory, OutOfOrder, TooMany};
 
 use port::{AttemptId, StoreError};
