@@ -13,10 +13,14 @@
 //! block has a thread of its own: one for each device, one for guest memory and its
 //! dirty sources, one for the VMM's part, one for each data connection that is read.
 //! Bulk bytes go from a device or from memory to a lane, and never through an event.
+//!
+//! Devices without a guest need none of that to be kept in a file: [`save`] and
+//! [`restore`] drive them one after the other on the caller's thread.
 
 mod control;
 mod device;
 mod dialling;
+mod file;
 mod gather;
 mod handle;
 mod heard;
@@ -34,6 +38,11 @@ mod vmm;
 mod watch;
 mod worker;
 
+pub use file::{
+    FileCause, FileContents, FileDevice, FileError, Leave, RestoreOptions, RestoreReport,
+    Restored, SaveOptions, SaveReport, Saved, all_stopped, restore, save, save_blockers,
+    verify,
+};
 pub use handle::{SinkHandle, SourceHandle};
 pub use receive::Incoming;
 pub use receiving::{Offered, Open, Received};

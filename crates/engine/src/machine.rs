@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use port::{
-    ConfigSpace, Device, DirtySource, DmaMap, Gate, GuestMemory, Inspect, Interrupts,
-    Section, Vcpus,
+    ConfigSpace, Device, DirtySource, DmaMap, Gate, Gpa, GuestMemory, Inspect,
+    Interrupts, Mapping, MemoryError, MemoryRegion, Section, Vcpus, VmmError,
 };
 
 /// One VM: everything that moves. It comes back when the migration ends, however that
@@ -37,6 +37,98 @@ pub struct Slot {
     pub config: Option<Box<dyn ConfigSpace>>,
     /// Its interrupts as the VMM routes them. A device without any has none.
     pub interrupts: Option<Box<dyn Interrupts>>,
+}
+
+impl Machine {
+    /// Devices without a guest: no memory, no vCPUs, nothing of a VMM's own. They move
+    /// as a guest's devices do, with pre-copy, the handoff and all.
+    ///
+    /// `paused` is what the run state of a guest would be: whether the devices are in
+    /// STOP ([`all_stopped`](crate::drive::all_stopped) asks them), and arrive so. The
+    /// side that takes them in is always paused. `peer_to_peer` is whether a device may
+    /// reach another's memory.
+    pub fn devices_only(
+        devices: Vec<Box<dyn Device>>,
+        paused: bool,
+        peer_to_peer: bool,
+    ) -> Machine {
+        let slot = |device| Slot { device, config: None, interrupts: None };
+        Machine {
+            memory: Arc::new(NoMemory),
+            dma: Arc::new(NoDma { peer_to_peer }),
+            vcpus: Box::new(NoVcpus { paused }),
+            devices: devices.into_iter().map(slot).collect(),
+            dirty: Vec::new(),
+            sections: Vec::new(),
+            gate: None,
+            inspect: None,
+        }
+    }
+}
+
+/// There is no guest memory: every address is outside of it.
+struct NoMemory;
+
+impl GuestMemory for NoMemory {
+    fn regions(&self) -> Vec<MemoryRegion> {
+        Vec::new()
+    }
+
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), MemoryError> {
+        Err(MemoryError { at, length: into.len() as u64 })
+    }
+
+    fn write(&self, at: Gpa, from: &[u8]) -> Result<(), MemoryError> {
+        Err(MemoryError { at, length: from.len() as u64 })
+    }
+
+    fn zero(&self, at: Gpa, length: u64) -> Result<(), MemoryError> {
+        Err(MemoryError { at, length })
+    }
+}
+
+/// Nothing that a device could reach.
+struct NoDma {
+    peer_to_peer: bool,
+}
+
+impl DmaMap for NoDma {
+    fn mappings(&self) -> Vec<Mapping> {
+        Vec::new()
+    }
+
+    fn virtual_iommu(&self) -> bool {
+        false
+    }
+
+    fn peer_to_peer(&self) -> bool {
+        self.peer_to_peer
+    }
+}
+
+/// There are no vCPUs to stop: what is kept is whether they would run.
+struct NoVcpus {
+    paused: bool,
+}
+
+impl Vcpus for NoVcpus {
+    fn pause(&mut self) -> Result<(), VmmError> {
+        self.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), VmmError> {
+        self.paused = false;
+        Ok(())
+    }
+
+    fn paused(&self) -> bool {
+        self.paused
+    }
 }
 
 impl std::fmt::Debug for Machine {

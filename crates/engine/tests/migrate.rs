@@ -57,3 +57,54 @@ fn everything_moves_over_several_connections() {
         assert!(report.device_bytes >= 3 * rig::CONTENTS as u64);
     }
 }
+
+#[test]
+fn devices_without_a_guest_stay_behind() {
+    let set = [Capabilities::ALL, Capabilities::STOP_COPY, Capabilities::P2P];
+    for channels in [1, 3] {
+        let (near, far) = Side::pair();
+        let mut source = Rig::devices_in_use(&near, &set);
+        let mut destination = Rig::devices_waiting(&far, &set);
+        source.busy_devices();
+        let wires = Wires::default().channels(channels);
+        let went = migrate(&mut source, &mut destination, wires, |_, _| {});
+        assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
+        went.sent.result.as_ref().expect("completed");
+        assert_eq!(went.received.ending, Ending::Running { paused: false });
+        assert_moved(&source, &destination);
+        let report = &went.sent.report;
+        assert!(report.downtime.is_some() && report.rounds >= 2);
+        assert_eq!(report.memory_bytes, 0);
+        // What pre-copy can move, it moved while the device ran.
+        assert!(report.devices.iter().all(|device| device.bytes >= rig::CONTENTS as u64));
+        assert!(source.side.journal().in_order(&[
+            "source dev0: RUNNING to PRE_COPY",
+            "source dev0: PRE_COPY to PRE_COPY_P2P",
+            "source dev1: RUNNING to STOP_COPY",
+            "source dev0: PRE_COPY_P2P to STOP_COPY",
+        ]));
+    }
+}
+
+#[test]
+fn stopped_devices_without_a_guest_are_started_by_their_move() {
+    let set = [Capabilities::ALL, Capabilities::STOP_COPY];
+    let (near, far) = Side::pair();
+    let fakes = set.iter().enumerate().map(|(n, set)| {
+        let bytes = rig::contents(n);
+        let mut fake = testkit::FakeDevice::new(&near, &format!("dev{n}"), *set, bytes);
+        port::Device::set_state(&mut fake, State::Stop).expect("a legal arc");
+        fake
+    });
+    let fakes = fakes.collect();
+    let mut source = Rig::devices_only(&near, fakes, testkit::FakeVcpus::paused(&near));
+    let mut destination = Rig::devices_waiting(&far, &set);
+    let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+    went.sent.result.as_ref().expect("completed");
+    assert_eq!(went.received.ending, Ending::Running { paused: true });
+    assert_moved(&source, &destination);
+    for device in source.devices.iter().chain(&destination.devices) {
+        assert_eq!(device.state(), State::Stop);
+    }
+    assert_eq!(went.sent.report.downtime, None);
+}

@@ -5,11 +5,11 @@ mod rig;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use port::Phase;
-use rig::{Rig, Wires, at, contents, laws, migrate};
+use port::{Channel, ChannelError, Dial, Phase};
+use rig::{ATTEMPT, BOUND, Rig, TOKEN, Wires, at, at_first, contents, laws, migrate};
 use states::v2::{Capabilities, State};
-use testkit::Side;
-use vfio_migrate_engine::drive::SourceHandle;
+use testkit::{MemoryChannel, Side, network, pair};
+use vfio_migrate_engine::drive::{Incoming, Outgoing, SourceHandle};
 use vfio_migrate_engine::migration::sink::Ending;
 use vfio_migrate_engine::migration::{Cause, OnTimeout, Outcome, Recovery};
 
@@ -241,4 +241,67 @@ fn a_limit_that_is_raised_on_the_way_is_not_heard() {
     // Said after round 1: no round helps where the part that cannot shrink is too much.
     let notes = went.told.0.notes();
     assert!(notes.iter().any(|note| note.contains("cannot shrink")), "{notes:?}");
+}
+
+/// Connects to where nobody takes connections, as behind a firewall.
+struct Nowhere(Vec<MemoryChannel>);
+
+impl Dial for Nowhere {
+    fn dial(&mut self, _: Duration) -> Result<Box<dyn Channel>, ChannelError> {
+        let (here, there) = pair(1 << 20);
+        self.0.push(there);
+        Ok(Box::new(here))
+    }
+}
+
+#[test]
+fn a_destination_that_waits_for_connections_cannot_be_reached() {
+    for by_source in [false, true] {
+        let (mut source, mut destination) = sides();
+        let here = destination.machine.take().expect("a machine");
+        let there = source.machine.take().expect("a machine");
+        let store = || Box::new(store::Memory::new().expect("random bytes"));
+        let (near, far) = pair(1 << 20);
+        let (_dial, accept) = network(1 << 20);
+        // Far longer than this test is allowed to take.
+        let patience = 2 * BOUND;
+        let (far, accept) = (Box::new(far), Box::new(accept));
+        let open = Box::new(move |_: &[_]| Ok(here));
+        let incoming = Incoming::new(far, accept, store(), TOKEN, patience, open);
+        let options = vfio_migrate_engine::migration::Options {
+            patience,
+            ..Wires::default().options
+        };
+        let dial = Box::new(Nowhere(Vec::new()));
+        let outgoing =
+            Outgoing::new(there, Box::new(near), dial, store(), ATTEMPT, options);
+        let (from, to) = (outgoing.handle(), incoming.handle());
+        let Some(watcher) =
+            at_first(
+                Phase::Setup,
+                move || {
+                    if by_source { from.cancel() } else { to.cancel() }
+                },
+            )
+        else {
+            unreachable!("a watcher");
+        };
+        let outgoing = outgoing.observer(Arc::new(Watches(watcher)));
+        let sending = std::thread::spawn(move || outgoing.run());
+        let (ended, ending) = std::sync::mpsc::channel();
+        std::thread::spawn(move || ended.send(incoming.run().ending));
+        let ending = ending.recv_timeout(BOUND).expect("it ends at once");
+        assert!(matches!(ending, Ending::Discarded(_)), "{ending:?}");
+        let sent = sending.join().expect("no panic");
+        sent.result.expect_err("cancelled");
+        assert!(!source.vcpus.paused() && destination.vcpus.paused());
+    }
+}
+
+struct Watches(rig::Watcher);
+
+impl port::Observer for Watches {
+    fn progress(&self, progress: &port::Progress) {
+        (self.0)(progress);
+    }
 }

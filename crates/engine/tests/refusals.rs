@@ -72,7 +72,11 @@ fn another_number_of_devices_loses_one() {
     let (near, far) = sides();
     refused(Rig::source(&near, &[ALL, ALL]), Rig::destination(&far, &[ALL]), "2 devices");
     let (near, far) = sides();
-    refused(Rig::source(&near, &[]), Rig::destination(&far, &[ALL]), "has 0 devices");
+    refused(
+        Rig::source(&near, &[]),
+        Rig::destination(&far, &[ALL]),
+        "0 devices at the source",
+    );
 }
 
 #[test]

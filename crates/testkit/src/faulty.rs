@@ -11,9 +11,9 @@ use std::time::Duration;
 use abi::errno::Errno;
 use dirty::{IovaRange, PageSize};
 use port::{
-    Accept, AttemptId, Channel, ChannelError, ConfigSpace, ConfigStage, Decision,
-    DecisionStore, Device, DeviceError, Dial, DirtyReport, DirtySource, Fault, Gpa,
-    GuestMemory, Halves, Identity, Inspect, Interrupts, MemoryError, MemoryRegion,
+    Accept, Archive, AttemptId, Channel, ChannelError, ConfigSpace, ConfigStage,
+    Decision, DecisionStore, Device, DeviceError, Dial, DirtyReport, DirtySource, Fault,
+    Gpa, GuestMemory, Halves, Identity, Inspect, Interrupts, MemoryError, MemoryRegion,
     Opened, Order, PrecopyInfo, Read, Receive, ResumeSession, SaveSession, Section,
     SourceError, Space, StoreError, StoreId, Transmit, Vcpus, VmmError,
 };
@@ -463,6 +463,12 @@ impl<T: Transmit + ?Sized> Transmit for Faulty<T> {
     }
 }
 
+impl<T: Archive + ?Sized> Archive for Faulty<T> {
+    fn commit(&mut self) -> Result<(), ChannelError> {
+        self.around("commit", channel, T::commit)
+    }
+}
+
 impl<T: Receive + ?Sized> Receive for Faulty<T> {
     fn receive(&mut self, into: &mut [u8]) -> Result<(), ChannelError> {
         self.around("receive", channel, |inner| inner.receive(into))
@@ -477,6 +483,10 @@ impl<T: Dial + ?Sized> Dial for Faulty<T> {
     fn dial(&mut self, deadline: Duration) -> Result<Box<dyn Channel>, ChannelError> {
         let opened = self.around("dial", channel, |inner| inner.dial(deadline))?;
         Ok(self.wrap(opened))
+    }
+
+    fn limit(&self) -> Option<u64> {
+        self.inner.limit()
     }
 }
 

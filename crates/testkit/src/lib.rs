@@ -11,6 +11,7 @@
 //!        `------ Journal: who was asked what, in order, on both sides ---'
 //!        `------ Witness: does more than one side run? ------------------'
 //!
+//!   FakeFile, FakeStored          a saved file and its reading, with a full disk
 //!   [Faulty<port>] + [Breaker]    the n-th call fails: before, after, or for good
 //!   [Damaged] + [Damage]          the n-th byte is cut, lost or changed
 //! ```
@@ -33,6 +34,7 @@ mod channel;
 mod damage;
 mod device;
 mod faulty;
+mod file;
 mod memory;
 mod side;
 mod source;
@@ -43,6 +45,7 @@ pub use channel::{FakeAccept, FakeDial, MemoryChannel, network, pair};
 pub use damage::{Damage, Damaged};
 pub use device::{DeviceHandle, Failure, FakeDevice, When};
 pub use faulty::{Break, Breaker, Faulty, Injected};
+pub use file::{FakeFile, FakeStored, FileHandle};
 pub use memory::{FakeDmaMap, FakeMemory};
 pub use side::{Journal, Recorder, Side, VirtualClock, Witness};
 pub use source::{FakeSource, SourceHandle};

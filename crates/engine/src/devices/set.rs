@@ -1,7 +1,8 @@
 //! Performs the set's actions one at a time, for a VMM that keeps its own loop.
 
 use port::{
-    Device, DeviceError, Observer, Opened, PrecopyInfo, Read, ResumeSession, SaveSession,
+    Device, DeviceError, Fault, Observer, Opened, PrecopyInfo, Read, ResumeSession,
+    SaveSession,
 };
 use states::v2::State;
 use thiserror::Error;
@@ -19,11 +20,12 @@ use super::transition::{due, transition};
 ///   source       setup  (pending iterate)*  quiesce  complete*  finish
 ///   destination  load   write*  loaded  start
 ///   pause        pause  start
-///   any failure  rollback
+///   any failure  rollback (a load: discard)
 /// ```
 ///
 /// A failed call leaves the set where it got to; [`DeviceSet::rollback`] brings every
-/// device back to RUNNING from there.
+/// device back to RUNNING from there. What was loaded by half must not run:
+/// [`DeviceSet::discard`] resets it.
 pub struct DeviceSet {
     entries: Vec<Entry>,
     set: Set,
@@ -111,16 +113,20 @@ impl DeviceSet {
         peer_to_peer: bool,
     ) -> Result<DeviceSet, SetError> {
         check_p2p(devices.iter().map(|d| d.identity().capabilities), peer_to_peer)?;
-        let mut entries: Vec<Entry> = devices
-            .into_iter()
-            .map(|device| Entry { device, save: None, resume: None })
-            .collect();
-        let mut members = Vec::new();
-        for entry in &mut entries {
-            let state = entry.device.state()?;
-            members.push(Member::new(entry.device.identity().capabilities, state));
-        }
-        Ok(DeviceSet { entries, set: Set::new(members), observer: None })
+        let mut devices = devices;
+        let states: Result<Vec<State>, DeviceError> =
+            devices.iter_mut().map(|device| device.state()).collect();
+        Ok(DeviceSet::known(devices, &states?))
+    }
+
+    /// Devices whose states were just asked, and which may be stopped in order.
+    pub(crate) fn known(devices: Vec<Box<dyn Device>>, states: &[State]) -> DeviceSet {
+        let sets = devices.iter().map(|device| device.identity().capabilities);
+        let members = sets.zip(states).map(|(set, state)| Member::new(set, *state));
+        let members = members.collect();
+        let entry = |device| Entry { device, save: None, resume: None };
+        let entries = devices.into_iter().map(entry).collect();
+        DeviceSet { entries, set: Set::new(members), observer: None }
     }
 
     /// Somebody who hears of every transition.
@@ -172,6 +178,9 @@ impl DeviceSet {
     ///
     /// # Errors
     /// When the device fails, or has no save session.
+    ///
+    /// A device that claims to have read nothing, or more than there is room for, has
+    /// broken its protocol.
     pub fn iterate(
         &mut self,
         device: DeviceId,
@@ -182,7 +191,14 @@ impl DeviceSet {
             let device = entry.device.name().to_owned();
             return Err(SetError::NoSession { device, which: "save" });
         };
-        Ok(session.read(into)?)
+        match session.read(into)? {
+            Read::Data { bytes, .. } if bytes == 0 || bytes > into.len() => {
+                let claim = format!("it claims to have read {bytes} bytes");
+                let device = entry.device.name();
+                Err(DeviceError::new(device, "read", Fault::Broken(claim)).into())
+            }
+            read => Ok(read),
+        }
     }
 
     /// Stops all devices through the peer-to-peer barrier, into STOP_COPY.
@@ -270,10 +286,32 @@ impl DeviceSet {
     /// Brings every device back to RUNNING, by legal arcs where they lead there and by
     /// reset where they do not. Never fails: what could not be saved is named.
     pub fn rollback(&mut self) -> Rollback {
-        match self.run(Event::Recover(Goal::Running)) {
+        self.recover(Goal::Running)
+    }
+
+    /// The same, back to `goal`: [`Goal::Stop`] for devices that were stopped before.
+    pub fn recover(&mut self, goal: Goal) -> Rollback {
+        match self.run(Event::Recover(goal)) {
             Some(Action::Recovered { reset, lost }) => Rollback { reset, lost },
             _ => Rollback::default(),
         }
+    }
+
+    /// Resets every device, from wherever it is: what it holds is gone, and nothing of
+    /// it ran. For a load that failed.
+    pub fn discard(&mut self) -> Rollback {
+        let mut told = Rollback::default();
+        let mut members = self.set.members().to_vec();
+        for (n, member) in members.iter_mut().enumerate() {
+            let id = DeviceId(n);
+            let done =
+                matches!(self.perform(&Action::Reset(id)), Some(Event::Reset(_, true)));
+            member.lost = !done;
+            member.state = done.then_some(State::Running);
+            if done { told.reset.push(id) } else { told.lost.push(id) }
+        }
+        self.set = Set::new(members);
+        told
     }
 
     fn go(&mut self, goal: Goal) -> Result<(), SetError> {

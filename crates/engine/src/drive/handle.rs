@@ -9,6 +9,10 @@ use super::heard::{FromSink, FromSource};
 use crate::migration::{Cause, sink, source};
 
 /// Steers a source from any thread.
+///
+/// How fast it may send is not steered here: the connections are the VMM's, and so is
+/// their limit (`link::RateLimit`, changed at any time). The estimate of the downtime
+/// asks for it, by [`port::Dial::limit`].
 #[derive(Clone)]
 pub struct SourceHandle {
     pub(super) events: Arc<Mutex<Sender<FromSource>>>,

@@ -1,14 +1,17 @@
 //! Takes the data connections in.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use port::{Channel, ChannelError, Close, Receive};
+use wire::Message;
 use wire::preamble::{Preamble, Role};
 
 use super::control::Listener;
+use super::heard::FromSink as Heard;
 use super::receive::GREETING;
 use super::receiver;
 use super::receiving::Receiving;
@@ -16,6 +19,7 @@ use super::spread::no_thread;
 use super::tracker::chain;
 use super::worker::Worker;
 use crate::migration::Cause;
+use crate::migration::sink::Event;
 
 /// Connections that are asked at a time who they are.
 const MOST_ASKED: usize = 128;
@@ -72,9 +76,23 @@ fn greet(
     Ok(())
 }
 
+/// Whether something came that ends the wait. Everything that came is kept.
+fn ended(inbox: &Receiver<Heard>, waiting: &mut VecDeque<Heard>) -> bool {
+    waiting.extend(inbox.try_iter());
+    waiting.iter().any(|heard| {
+        matches!(
+            heard,
+            Heard::Event(Event::Cancel)
+                | Heard::ControlGone(_)
+                | Heard::Message(Message::Abort(_) | Message::Failed(_))
+        )
+    })
+}
+
 impl Receiving {
-    /// Takes in as many as were announced, and starts a thread for each.
-    pub(super) fn join(&mut self) -> Result<(), Cause> {
+    /// Takes in as many as were announced, and starts a thread for each. `false` where
+    /// there is nothing to wait for any more: a cancel, or the source is gone.
+    pub(super) fn join(&mut self) -> Result<bool, Cause> {
         let count = self.hello.as_ref().map_or(1, |hello| hello.data_channels);
         let count = usize::from(count);
         let (Some(spread), Some(arrived)) = (&self.spread, &self.loaded.arrived) else {
@@ -88,7 +106,10 @@ impl Receiving {
         let (greeted, greetings) = channel();
         let mut strangers = Strangers::default();
         while taken.iter().any(Option::is_none) {
-            let left = until.saturating_sub(self.now());
+            if ended(&self.wired.inbox, &mut self.waiting) {
+                return Ok(false);
+            }
+            let left = until.saturating_sub(self.wired.clock.now());
             match self.wired.accept.accept(left.min(LOOK)) {
                 // Too many who say nothing: this one is not even asked.
                 Ok(_) if strangers.asked >= MOST_ASKED => {}
@@ -136,7 +157,7 @@ impl Receiving {
                 .spawn(move || receiver.work(&out))
                 .map_err(|error| no_thread(&error))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The role of a data connection of this migration that shows the token, and its

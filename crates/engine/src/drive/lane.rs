@@ -23,6 +23,10 @@ struct End {
     transmit: Box<dyn Transmit>,
 }
 
+/// How much is sent before it is counted: a frame on a slow link, which several may
+/// share, moves as long as its pieces do.
+const PIECE: usize = 128 << 10;
+
 /// A frame could not be sent.
 #[derive(Debug, Error)]
 pub(super) enum LaneError {
@@ -116,14 +120,21 @@ impl Lane {
     }
 
     fn transmit(&self, end: &mut End, parts: &[&[u8]]) -> Result<(), LaneError> {
+        let Some((bulk, heads)) = parts.split_last() else { return Ok(()) };
+        let (first, rest) = bulk.split_at(bulk.len().min(PIECE));
         let mut slices = [IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&[])];
-        let mut bytes = 0;
-        for (slice, part) in slices.iter_mut().zip(parts) {
+        let together = heads.iter().copied().chain([first]);
+        for (slice, part) in slices.iter_mut().zip(together) {
             *slice = IoSlice::new(part);
-            bytes += part.len() as u64;
         }
-        end.transmit.send(&slices[..parts.len()])?;
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        self.send(end, &slices[..parts.len()])?;
+        rest.chunks(PIECE).try_for_each(|piece| self.send(end, &[IoSlice::new(piece)]))
+    }
+
+    fn send(&self, end: &mut End, slices: &[IoSlice<'_>]) -> Result<(), LaneError> {
+        end.transmit.send(slices)?;
+        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     }
 

@@ -34,6 +34,9 @@ pub(super) struct Arrived {
     pub(super) devices: Vec<Taken>,
 }
 
+/// How much of a frame is received before it is counted.
+const PIECE: usize = 128 << 10;
+
 /// The most that the sections of one guest may hold in memory, in bytes.
 const MAX_HELD_BYTES: u64 = 256 << 20;
 
@@ -119,11 +122,14 @@ impl Receiver {
                 buffer.resize(length, 0);
             }
             let payload = &mut buffer[..length];
-            let whole = (Header::SIZE + length) as u64;
-            self.received.fetch_add(whole, Ordering::Relaxed);
-            self.receive
-                .receive(payload)
-                .map_err(|error| Cause::Channel(chain(&error)))?;
+            self.received.fetch_add(Header::SIZE as u64, Ordering::Relaxed);
+            // Counted as it comes: a frame moves as long as its pieces do.
+            for piece in payload.chunks_mut(PIECE) {
+                self.receive
+                    .receive(piece)
+                    .map_err(|error| Cause::Channel(chain(&error)))?;
+                self.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            }
             let frame = decoder
                 .payload(&header, payload)
                 .map_err(|error| Cause::Protocol(chain(&error)))?;

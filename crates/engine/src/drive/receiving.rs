@@ -114,6 +114,8 @@ pub(super) struct Receiving {
     pub(super) loaded: Loaded,
     pub(super) closers: Vec<Box<dyn Close>>,
     pub(super) lanes: Lanes,
+    /// What was heard while data connections were waited for.
+    pub(super) waiting: VecDeque<Heard>,
     span: Option<tracing::span::EnteredSpan>,
     watch: Watch,
     /// Bytes that all data connections received.
@@ -143,6 +145,7 @@ impl Receiving {
             loaded: Loaded::default(),
             closers: Vec::new(),
             lanes: Lanes::default(),
+            waiting: VecDeque::new(),
             slowest: Duration::ZERO,
             times: Vec::new(),
             committed: None,
@@ -193,7 +196,8 @@ impl Receiving {
         let now = self.now();
         let until = self.watch.until();
         let wait = until.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
-        let heard = match self.wired.inbox.recv_timeout(wait) {
+        let first = self.waiting.pop_front().map(Ok);
+        let heard = match first.unwrap_or_else(|| self.wired.inbox.recv_timeout(wait)) {
             Ok(heard) => heard,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 let (now, moved) = (self.now(), self.moved());
@@ -355,7 +359,7 @@ impl Receiving {
                     prepare_us: Some(micros(self.slowest)),
                 }));
             }
-            Action::AcceptChannels => return Some(self.accept_channels()),
+            Action::AcceptChannels => return self.accept_channels(),
             Action::Devices(action) => self.tell_device(&action),
             Action::Receive => {}
             Action::SayApplied(round) => {
@@ -510,10 +514,12 @@ impl Receiving {
         Spread::new(machine, members, events, observer, Heard::Device, Heard::Vmm)
     }
 
-    fn accept_channels(&mut self) -> Event {
+    /// No event where something else came first: it is heard next.
+    fn accept_channels(&mut self) -> Option<Event> {
         match self.join() {
-            Ok(()) => Event::ChannelsOpen,
-            Err(cause) => Event::Failed(cause),
+            Ok(true) => Some(Event::ChannelsOpen),
+            Ok(false) => None,
+            Err(cause) => Some(Event::Failed(cause)),
         }
     }
 

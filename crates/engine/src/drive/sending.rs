@@ -403,6 +403,7 @@ impl Sending {
             }
             Action::Collect { last } => {
                 self.memory.tell(MemoryCommand::Collect { last });
+                return Some(Event::Limited(self.wired.dial.limit()));
             }
             Action::Pace(wait) => self.pace = Some(self.now() + wait),
             Action::Tell { round, memory, devices, remaining, estimate } => {

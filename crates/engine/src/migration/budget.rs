@@ -11,6 +11,7 @@ pub struct Budget {
     round_trip: Duration,
     stop: Duration,
     load: Duration,
+    limit: Option<u64>,
 }
 
 /// An estimate of the downtime, and what it was made of.
@@ -67,9 +68,18 @@ impl Budget {
         self.load = self.load.max(took);
     }
 
+    /// The link may send that many bytes a second now, whatever it could.
+    pub fn limited(&mut self, limit: Option<u64>) {
+        self.limit = limit;
+    }
+
     /// The bandwidth, in bytes a second; 0 while it is not known.
     pub fn bandwidth(&self) -> u64 {
-        self.bytes_per_second as u64
+        self.rate() as u64
+    }
+
+    fn rate(&self) -> f64 {
+        self.limit.map_or(f64::MAX, |limit| limit as f64).min(self.bytes_per_second)
     }
 
     /// What a stop now would cost: `dirty` bytes of memory, `device` bytes of device
@@ -83,10 +93,10 @@ impl Budget {
         let moving = |bytes: u64| {
             if bytes == 0 {
                 Duration::ZERO
-            } else if self.bytes_per_second <= 0.0 {
+            } else if self.rate() <= 0.0 {
                 Duration::MAX / 4
             } else {
-                Duration::try_from_secs_f64(bytes as f64 / self.bytes_per_second)
+                Duration::try_from_secs_f64(bytes as f64 / self.rate())
                     .unwrap_or(Duration::MAX / 4)
             }
         };

@@ -29,11 +29,14 @@ pub fn page_size(memory: &dyn GuestMemory) -> Result<PageSize, Cause> {
     })
 }
 
+/// The program, for the people who read a stream.
+pub(crate) const SOFTWARE: &str = concat!("vfio-migrate ", env!("CARGO_PKG_VERSION"));
+
 /// What the source says of itself.
 pub(crate) fn hello(machine: &Machine, options: &Options, store: StoreId) -> Hello {
     let paused = machine.vcpus.paused();
     Hello {
-        software: concat!("vfio-migrate ", env!("CARGO_PKG_VERSION")).to_owned(),
+        software: SOFTWARE.to_owned(),
         store: message::StoreId(store.0),
         source_uri: options.source_uri.clone(),
         data_channels: options.channels.max(1),
@@ -143,7 +146,7 @@ pub(crate) fn check_preamble(theirs: &Preamble) -> Vec<Refusal> {
         reasons.push(Refusal {
             code: RefusalCode::ARCHITECTURE,
             text: format!(
-                "the source's devices are of architecture {}, this host is {}",
+                "the devices' data is of architecture {}, this host is {}",
                 theirs.architecture,
                 Architecture::HOST
             ),
@@ -153,7 +156,7 @@ pub(crate) fn check_preamble(theirs: &Preamble) -> Vec<Refusal> {
         reasons.push(Refusal {
             code: RefusalCode::BYTE_ORDER,
             text: format!(
-                "the source's devices have byte order {}, this host has {}",
+                "the devices' data has byte order {}, this host has {}",
                 theirs.byte_order,
                 ByteOrder::HOST
             ),
@@ -207,21 +210,12 @@ pub(crate) fn check(
             ),
         );
     }
-    if hello.devices.len() == machine.devices.len() {
-        for (theirs, slot) in hello.devices.iter().zip(&machine.devices) {
-            device(theirs, &identity(&*slot.device), &mut refuse);
-        }
-    } else {
-        refuse(
-            RefusalCode::DEVICE_COUNT,
-            format!(
-                "the source has {} devices, this side has {}: give this side the same \
-                 devices in the same order",
-                hello.devices.len(),
-                machine.devices.len()
-            ),
-        );
-    }
+    check_devices(
+        &hello.devices,
+        machine.devices.iter().map(|slot| &*slot.device),
+        "at the source",
+        &mut refuse,
+    );
     let here = sections(&machine.sections);
     for theirs in &hello.sections {
         let name = &theirs.name;
@@ -266,9 +260,35 @@ pub(crate) fn check(
     reasons
 }
 
+/// What does not fit of the devices that are `there` (at a source, in a file), against
+/// those that are here.
+pub(crate) fn check_devices<'a>(
+    theirs: &[DeviceIdentity],
+    ours: impl ExactSizeIterator<Item = &'a dyn Device>,
+    there: &str,
+    refuse: &mut impl FnMut(RefusalCode, String),
+) {
+    if theirs.len() == ours.len() {
+        for (theirs, ours) in theirs.iter().zip(ours) {
+            device(theirs, &identity(ours), there, refuse);
+        }
+    } else {
+        refuse(
+            RefusalCode::DEVICE_COUNT,
+            format!(
+                "there are {} devices {there} and {} here: give this side the same \
+                 devices in the same order",
+                theirs.len(),
+                ours.len()
+            ),
+        );
+    }
+}
+
 fn device(
     theirs: &DeviceIdentity,
     ours: &DeviceIdentity,
+    there: &str,
     refuse: &mut impl FnMut(RefusalCode, String),
 ) {
     let slot = &theirs.slot;
@@ -288,11 +308,7 @@ fn device(
         };
         refuse(
             RefusalCode::DEVICE,
-            format!(
-                "device {slot} is {} at the source and {} here",
-                show(theirs),
-                show(ours)
-            ),
+            format!("device {slot} is {} {there} and {} here", show(theirs), show(ours)),
         );
     }
     let name = |identity: &DeviceIdentity| {
@@ -304,7 +320,7 @@ fn device(
                 refuse(
                     RefusalCode::MODEL,
                     format!(
-                        "device {slot} is a model {} at the source and a model {} here",
+                        "device {slot} is a model {} {there} and a model {} here",
                         a.name, b.name
                     ),
                 );
@@ -312,7 +328,7 @@ fn device(
                 refuse(
                     RefusalCode::DATA_VERSION,
                     format!(
-                        "device {slot} ({}) saves data of version {} at the source, and \
+                        "device {slot} ({}) saves data of version {} {there}, and \
                          version {} is known here",
                         a.name, a.data_version, b.data_version
                     ),
@@ -325,7 +341,7 @@ fn device(
             refuse(
                 RefusalCode::MODEL,
                 format!(
-                    "the model of device {slot} is {} at the source and {} here",
+                    "the model of device {slot} is {} {there} and {} here",
                     name(theirs),
                     name(ours)
                 ),
@@ -337,7 +353,7 @@ fn device(
         refuse(
             RefusalCode::DEVICE,
             format!(
-                "device {slot} speaks generation {} at the source and {} here, and its \
+                "device {slot} speaks generation {} {there} and {} here, and its \
                  model is not known on both sides",
                 theirs.generation, ours.generation
             ),
@@ -347,7 +363,7 @@ fn device(
         refuse(
             RefusalCode::CAPABILITIES,
             format!(
-                "device {slot} has capability set {} at the source and {} here, and its \
+                "device {slot} has capability set {} {there} and {} here, and its \
                  model and data version are not known and equal on both sides",
                 theirs.capabilities, ours.capabilities
             ),

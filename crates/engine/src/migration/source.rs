@@ -148,6 +148,9 @@ pub enum Event {
     Devices(devices::Event, Duration),
     /// All memory of the round was sent: that many bytes.
     RoundSent(u64),
+    /// How fast the link may send now, in bytes a second; heard before every count of
+    /// what is left.
+    Limited(Option<u64>),
     /// Every device gave what it had for this round: bytes, and those whose session
     /// died because the guest reset them.
     Iterated {

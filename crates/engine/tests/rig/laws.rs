@@ -200,7 +200,7 @@ impl Laws {
         excused: Option<&str>,
     ) {
         let machine = &went.sent.machine;
-        let lent = (source.devices.len(), source.sections.len(), 1);
+        let lent = (source.devices.len(), source.sections.len(), source.tracked);
         let back = (machine.devices.len(), machine.sections.len(), machine.dirty.len());
         self.hold(lent == back, || format!("{lent:?} were lent, {back:?} came back"));
         let excused = excused.is_some_and(|name| "source log: stop".starts_with(name));

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the rig")]
 
+mod alone;
 pub(crate) mod laws;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -50,6 +51,8 @@ pub(crate) struct Rig {
     pub(crate) configs: Vec<ConfigHandle>,
     pub(crate) interrupts: Vec<InterruptsHandle>,
     pub(crate) sections: Vec<SectionHandle>,
+    /// How many dirty sources are lent.
+    pub(crate) tracked: usize,
 }
 
 impl Rig {
@@ -138,6 +141,7 @@ impl Rig {
             gate: None,
             inspect: Some(Box::new(Looker)),
         };
+        let tracked = machine.dirty.len();
         let machine = Some(machine);
         let side = side.clone();
         Rig {
@@ -151,6 +155,7 @@ impl Rig {
             configs,
             interrupts,
             sections,
+            tracked,
         }
     }
 
@@ -191,8 +196,14 @@ impl Rig {
         let name = self.side.name().to_owned();
         let machine = self.machine.take().expect("a machine");
         let label = |what: &str| format!("{name} {what}");
-        let Machine { memory: _, dma, vcpus, devices, dirty, sections, gate, inspect } =
+        let Machine { memory, dma, vcpus, devices, dirty, sections, gate, inspect } =
             machine;
+        let memory = if self.tracked == 0 {
+            memory
+        } else {
+            let memory = Box::new(self.memory.clone());
+            Arc::new(Faulty::new(&label("memory"), breaker, memory))
+        };
         let devices = devices.into_iter().enumerate().map(|(n, slot)| {
             let label = |what: &str| format!("{name} {what}{n}");
             Slot {
@@ -214,11 +225,7 @@ impl Rig {
             Box::new(Faulty::new(&label("section"), breaker, section)) as Box<_>
         });
         self.machine = Some(Machine {
-            memory: Arc::new(Faulty::new(
-                &label("memory"),
-                breaker,
-                Box::new(self.memory.clone()),
-            )),
+            memory,
             dma,
             vcpus: Box::new(Faulty::new(&label("vcpus"), breaker, vcpus)),
             devices,

@@ -47,6 +47,7 @@ impl Source {
                 self.options.downtime_limit = limit;
                 return;
             }
+            Event::Limited(limit) => return self.budget.limited(limit),
             Event::Devices(event, took) => {
                 if matches!(event, devices::Event::Moved(..)) {
                     self.budget.transition(took);
