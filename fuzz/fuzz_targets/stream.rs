@@ -2,17 +2,22 @@
 //!
 //! Every input is read twice: as it is, and with its checksums, sequence numbers and
 //! lengths put right, since chance does not get past a checksum. What is taken must mean
-//! the same after it was written and read again.
+//! the same after it was written and read again. The walker, which goes on where a reader
+//! stops, sees the same in any pieces, and calls nothing whole that a reader refuses.
 
 #![no_main]
 
 use wire::memory::{Content, MemoryRuns, RunTable};
 use wire::preamble::{MAGIC, PageSize, Preamble, Role, VERSION};
+use wire::walk::{Summary, Walker};
 use wire::{Crc, Decoder, Encoder, Flags, Frame, FrameError, FrameType, Header, Message};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     read(data, &mut |header, _| Some(*header));
-    read(&with_good_preamble(data), &mut with_good_header);
+    let mended = with_good_preamble(data);
+    read(&mended, &mut with_good_header);
+    walk(data);
+    walk(&with_good_headers(mended));
     if let Ok(message) = Message::decode(data) {
         let again = message.encode().expect("what was taken can be written");
         assert_eq!(Message::decode(&again).as_ref(), Ok(&message));
@@ -87,6 +92,56 @@ fn with_good_header(header: &HeaderBytes, seen: &Seen<'_>) -> Option<HeaderBytes
     crc.add(seen.rest.get(..header.length as usize)?);
     header.crc = crc.value();
     Some(header.encode())
+}
+
+/// All headers put right, as far as frames follow each other.
+fn with_good_headers(mut data: Vec<u8>) -> Vec<u8> {
+    let Some(preamble) = data.first_chunk() else { return data };
+    let Ok(preamble) = Preamble::decode(preamble) else { return data };
+    let (mut at, mut sequence) = (Preamble::SIZE, 0);
+    while let Some((header, rest)) = data[at..].split_first_chunk() {
+        let seen = Seen { sequence, channel: preamble.role.channel(), rest };
+        let Some(header) = with_good_header(header, &seen) else { break };
+        let length = Header::decode(&header).length as usize;
+        data[at..at + Header::SIZE].copy_from_slice(&header);
+        at += Header::SIZE + length;
+        sequence += 1;
+    }
+    data
+}
+
+fn walk(data: &[u8]) {
+    let whole = walk_in_pieces(data, data.len().max(1));
+    assert_eq!(whole.bytes, data.len() as u64);
+    assert_eq!(whole, walk_in_pieces(data, 7));
+    if whole.is_whole() {
+        assert!(reads_to_its_end(data), "a damaged stream passes for whole");
+    }
+}
+
+fn walk_in_pieces(data: &[u8], size: usize) -> Summary {
+    let mut walker = Walker::new();
+    for mut piece in data.chunks(size) {
+        while walker.next(&mut piece).is_some() {}
+    }
+    walker.finish()
+}
+
+/// Whether a receiver takes all of it.
+fn reads_to_its_end(data: &[u8]) -> bool {
+    let Some((preamble, mut rest)) = data.split_first_chunk() else { return false };
+    let Ok(preamble) = Preamble::decode(preamble) else { return false };
+    let mut decoder = Decoder::new(preamble.role, preamble.page_size);
+    while let Some((header, after)) = rest.split_first_chunk() {
+        let Ok(header) = decoder.header(header) else { return false };
+        let split = after.split_at_checked(header.length as usize);
+        let Some((payload, after)) = split else { return false };
+        if decoder.payload(&header, payload).is_err() {
+            return false;
+        }
+        rest = after;
+    }
+    rest.is_empty() && (decoder.ended() || preamble.role == Role::Control)
 }
 
 fn same_when_written_again(frame: &Frame<'_>, page_size: PageSize) {

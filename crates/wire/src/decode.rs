@@ -208,4 +208,26 @@ impl Decoder {
         self.received.add(header);
         Ok(())
     }
+
+    /// The sequence number that the next header is to have.
+    pub(crate) fn expected(&self) -> u64 {
+        self.sequence
+    }
+
+    /// What a frame that does not belong here means, for somebody who only looks. Its
+    /// checksum must be right; nothing is counted.
+    pub(crate) fn aside<'a>(
+        &self,
+        header: &Header,
+        payload: &'a [u8],
+    ) -> Option<Frame<'a>> {
+        Self::new(self.role, self.page_size).payload(header, payload).ok()
+    }
+
+    /// Goes on behind a frame that is refused, for somebody who only looks: counts it
+    /// as the sender has, and expects `next` to follow.
+    pub(crate) fn step_over(&mut self, header: &Header, next: u64) {
+        self.sequence = next;
+        self.received.add(header);
+    }
 }

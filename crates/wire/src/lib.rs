@@ -52,6 +52,8 @@
 //! # Ok::<(), wire::FrameError>(())
 //! ```
 //!
+//! Who only looks at a stream, whole or damaged, uses a [`walk::Walker`].
+//!
 //! Three version numbers are kept apart: the container's ([`preamble::VERSION`]), a
 //! section's own schema ([`section::SectionInfo::version`]), and the device's
 //! ([`message::Model::data_version`]). Every byte is described in `docs/stream.md`.
@@ -67,6 +69,7 @@ pub mod message;
 pub mod preamble;
 pub mod section;
 pub mod tlv;
+pub mod walk;
 
 pub use decode::{Decoder, Frame};
 pub use digest::{ChannelDigest, Crc};

@@ -11,5 +11,7 @@ mod hostile;
 mod roundtrip;
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod walk;
 
 use vfio_migrate_wire as wire;
