@@ -1,4 +1,4 @@
-//! The v2 state machine for people: a table of paths and a diagram of arcs.
+//! The v2 state machine for people: a table of paths, and diagrams of arcs.
 
 use crate::v2::{Capabilities, Path, Refusal, State, arcs, plan, session};
 use std::fmt::Write;
@@ -70,6 +70,55 @@ pub fn mermaid(capabilities: Capabilities) -> String {
     }
     text
 }
+
+/// The arcs that a driver with this set implements, as a graph for Graphviz
+/// (`dot -Tsvg`), its states grouped by what the device may do in them; the last line
+/// ends with a newline.
+///
+/// ```
+/// use vfio_migrate_states::{chart, v2::Capabilities};
+///
+/// let graph = chart::dot(Capabilities::STOP_COPY);
+/// assert!(graph.starts_with("digraph v2 {\n"));
+/// assert!(graph.contains("    RUNNING -> STOP;\n"));
+/// ```
+pub fn dot(capabilities: Capabilities) -> String {
+    let mut text = String::from(
+        "digraph v2 {\n    rankdir=LR;\n    \
+         node [shape=box, style=rounded, fontname=\"sans-serif\"];\n    \
+         edge [fontname=\"sans-serif\", fontsize=10];\n    \
+         start [shape=point];\n    start -> RUNNING;\n",
+    );
+    for (number, (label, states)) in GROUPS.into_iter().enumerate() {
+        let mut states = states.iter().filter(|s| capabilities.supports(**s)).peekable();
+        if states.peek().is_none() {
+            continue;
+        }
+        line(&mut text, format_args!("    subgraph cluster_{number} {{"));
+        line(&mut text, format_args!("        label=\"{label}\";"));
+        for state in states {
+            line(&mut text, format_args!("        {state};"));
+        }
+        text.push_str("    }\n");
+    }
+    for (from, to) in arcs(capabilities) {
+        let label = match (session(from, to).opens(), to) {
+            (false, _) => "",
+            (true, State::Resuming) => " [label=\"opens the resume session\"]",
+            (true, _) => " [label=\"opens the save session\"]",
+        };
+        line(&mut text, format_args!("    {from} -> {to}{label};"));
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// What a device may do, and the states in which it may.
+const GROUPS: [(&str, &[State]); 3] = [
+    ("runs", &[State::Running, State::PreCopy]),
+    ("runs, leaves its peers alone", &[State::RunningP2p, State::PreCopyP2p]),
+    ("stopped", &[State::Stop, State::StopCopy, State::Resuming]),
+];
 
 /// The order of columns: as a device lives, not by number.
 const COLUMNS: [State; 7] = [
