@@ -172,6 +172,9 @@ pub mod default {
     pub const MAX_DMA_MAPS: u32 = 65535;
     /// [`key::PGSIZES`](super::key::PGSIZES).
     pub const PGSIZES: u64 = 4096;
+    /// [`key::MAX_BITMAP_SIZE`](super::key::MAX_BITMAP_SIZE), in bytes, as in QEMU and
+    /// libvfio-user.
+    pub const MAX_BITMAP_SIZE: u64 = 256 << 20;
 }
 
 /// The payload of `DMA_MAP`.

@@ -125,6 +125,15 @@ pub fn set_receive_timeout(fd: impl AsFd, limit: Duration) -> io::Result<()> {
     )?)
 }
 
+/// Gives sends on this socket room for `bytes`, as far as the system allows that
+/// (`net.core.wmem_max`; it tells nobody where it does not).
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn set_send_buffer(fd: impl AsFd, bytes: usize) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_send_buffer_size(fd, bytes)?)
+}
+
 /// Ends both directions, so that whoever waits on the socket in another thread stops.
 ///
 /// # Errors
@@ -243,6 +252,21 @@ mod tests {
         let bytes = recv_with_fds(fd, &mut into, MAX_FDS, fds, true).unwrap();
         into.truncate(bytes);
         into
+    }
+
+    #[test]
+    fn a_socket_with_more_room_takes_no_less() {
+        let taken = |bytes: Option<usize>| {
+            let (near, _far) = pair().unwrap();
+            if let Some(bytes) = bytes {
+                set_send_buffer(&near, bytes).unwrap();
+            }
+            let data = vec![0; 8 << 20];
+            send_with_fds(&near, &[IoSlice::new(&data)], &[], true).unwrap()
+        };
+        let (small, usual, large) =
+            (taken(Some(4096)), taken(None), taken(Some(4 << 20)));
+        assert!(small < usual && usual <= large, "{small} {usual} {large}");
     }
 
     #[test]
