@@ -7,7 +7,7 @@ use abi::errno::Errno;
 use abi::feature::Feature;
 use abi::v2::{DeviceMigState, DeviceState, MigDataSize};
 use port::{Device, DeviceError, Fault, Identity, Opened};
-use states::v2::{Path, State, plan};
+use states::v2::{Capabilities, Path, State, plan};
 use zerocopy::FromBytes;
 
 use crate::probe::says_absent;
@@ -18,16 +18,36 @@ use crate::transport::{DataSession, Direction, Transport, TransportError};
 pub struct V2Device {
     line: Line,
     identity: Identity,
+    /// What the device has, used or not: it may be found in any of these states.
+    has: Capabilities,
+    withheld: Vec<Withheld>,
     reinit: bool,
+}
+
+/// Something that a device offers and that is not used, with the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// What, as the uAPI calls it.
+    pub what: &'static str,
+    /// Why.
+    pub why: &'static str,
 }
 
 impl V2Device {
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
         identity: Identity,
+        has: Capabilities,
+        withheld: Vec<Withheld>,
         reinit: bool,
     ) -> V2Device {
-        V2Device { line: Line { transport }, identity, reinit }
+        V2Device { line: Line { transport }, identity, has, withheld, reinit }
+    }
+
+    /// What the device offers and its [`Identity`] leaves out, with the reasons: for
+    /// whoever has to explain what a migration will not do.
+    pub fn withheld(&self) -> &[Withheld] {
+        &self.withheld
     }
 
     /// The way to the device.
@@ -127,15 +147,16 @@ impl Device for V2Device {
 
     fn set_state(&mut self, target: State) -> Result<Opened, DeviceError> {
         let from = self.line.state()?;
-        let path = plan(self.identity.capabilities, from, target).map_err(|refusal| {
-            DeviceError {
-                source: Some(Box::new(refusal)),
-                ..DeviceError::new(
-                    self.name(),
-                    format!("{from} to {target}"),
-                    Fault::Refused(Errno::EINVAL),
-                )
-            }
+        // It may be found in a state that is not used, and is led out of it.
+        let used = self.identity.capabilities;
+        let known = if used.supports(target) { self.has } else { used };
+        let path = plan(known, from, target).map_err(|refusal| DeviceError {
+            source: Some(Box::new(refusal)),
+            ..DeviceError::new(
+                self.name(),
+                format!("{from} to {target}"),
+                Fault::Refused(Errno::EINVAL),
+            )
         })?;
         self.transition(&path, from)
     }
@@ -165,7 +186,16 @@ impl Device for V2Device {
     fn reset(&mut self) -> Result<(), DeviceError> {
         let before = self.line.state().ok();
         let asked = Instant::now();
-        let answer = self.line.transport.reset();
+        let mut answer = self.line.transport.reset();
+        if let (Err(TransportError::Errno { .. }), Some(State::Stop | State::StopCopy)) =
+            (&answer, before)
+        {
+            // libvfio-user resets no stopped device. It does in RESUMING, which runs
+            // nothing, whatever the device still holds; the way by RUNNING would.
+            tracing::debug!(device = self.name(), "no reset in STOP, so in RESUMING");
+            drop(self.set_state(State::Resuming)?);
+            answer = self.line.transport.reset();
+        }
         let micros = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let name = |state: Option<State>| state.map_or("unknown", State::name);
         let lost = answer.as_ref().is_err_and(|error| fault(error).is_lost());

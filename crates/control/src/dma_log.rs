@@ -17,7 +17,8 @@ use crate::transport::{Transport, TransportError};
 /// The dirty log of a device (features 6, 7 and 8, Linux 6.1), as a source of dirty
 /// bits.
 ///
-/// The log is asked in pieces, so that no answer is larger than a transport takes.
+/// The log is asked in pieces, so that no answer is larger than a transport takes; or a
+/// mapping at a time, where the device reports nothing else (libvfio-user).
 /// Every error means that all it covers is dirty; where the log is lost altogether,
 /// collecting goes on to fail until it is started again.
 pub struct DmaLog {
@@ -32,6 +33,10 @@ struct Active {
     page: PageSize,
     /// What the device was asked to log, in rising order.
     ranges: Vec<IovaRange>,
+    /// The mappings, as they were given.
+    mappings: Vec<IovaRange>,
+    /// Whether the device reports nothing but all of a mapping.
+    whole: bool,
     /// What the report that tried the log out had found, until it is collected.
     early: Option<(IovaRange, Vec<u64>)>,
 }
@@ -41,6 +46,10 @@ impl DmaLog {
     /// which are 8 GiB of 4 KiB pages, and well inside the 1 MiB that vfio-user peers
     /// take by default.
     pub const MOST_BYTES: usize = 256 << 10;
+
+    /// The most bytes of bits in one answer of a device that reports its mappings as a
+    /// whole: 32 MiB, which are 1 TiB of 4 KiB pages.
+    const MOST_WHOLE: usize = 32 << 20;
 
     /// The log of a device, or `None` where it keeps none.
     ///
@@ -63,13 +72,15 @@ impl DmaLog {
             }
         }
         let name = format!("{} DMA log", transport.name());
-        let most_words = Self::MOST_BYTES / 8;
-        Ok(Some(DmaLog { transport, name, most_words, active: None }))
+        let log = DmaLog { transport, name, most_words: 1, active: None };
+        Ok(Some(log.with_most_bytes(Self::MOST_BYTES)))
     }
 
-    /// The same log, asked for at most `bytes` bytes of bits at a time, and at least 8.
+    /// The same log, asked for at most `bytes` bytes of bits at a time, and at least 8;
+    /// for no more than the transport takes ([`Transport::most_report_bytes`]).
     #[must_use]
     pub fn with_most_bytes(self, bytes: usize) -> DmaLog {
+        let bytes = bytes.min(self.transport.most_report_bytes());
         DmaLog { most_words: (bytes / 8).max(1), ..self }
     }
 
@@ -94,6 +105,9 @@ impl DmaLog {
                 payload.extend(range.as_bytes());
             }
             match self.transport.feature_set(Feature::DMA_LOGGING_START, &payload) {
+                // Some say no more than that it was done. A report names its page size
+                // itself, and a server that has another refuses it.
+                Ok(answer) if answer.is_empty() => return Ok(page),
                 Ok(answer) => return chosen(&answer),
                 Err(error) if error.errno() == Some(Errno::E2BIG) && ranges.len() > 1 => {
                     most = ranges.len() / 2;
@@ -149,20 +163,28 @@ impl DmaLog {
         ranges: &[IovaRange],
         page: PageSize,
     ) -> Result<(), Trouble> {
-        let outward = |range: &IovaRange| range.align_out(page);
-        let mut ranges: Vec<IovaRange> = ranges
-            .iter()
-            .map(outward)
-            .collect::<Result<_, _>>()
-            .map_err(|_| Trouble::PastTheEnd)?;
-        let page = self.ask_to_start(&mut ranges, page)?;
-        let Some(first) = ranges.first() else { return Err(Trouble::NoRange) };
+        let outward = |page: PageSize| {
+            let outward = |range: &IovaRange| range.align_out(page);
+            let ranges: Result<Vec<IovaRange>, _> = ranges.iter().map(outward).collect();
+            ranges.map_err(|_| Trouble::PastTheEnd)
+        };
+        let mut logged = outward(page)?;
+        let page = self.ask_to_start(&mut logged, page)?;
+        let mappings = outward(page)?;
+        let Some(first) = logged.first() else { return Err(Trouble::NoRange) };
         // Kernels without IOMMUFD offer the log, start it, and fail every report.
         let tried = IovaRange::new(first.start(), page.bytes().min(first.length()))
             .map_err(|_| Trouble::PastTheEnd)?;
-        let words = self.report(tried, page)?;
+        let (tried, words, whole) = match self.report(tried, page) {
+            Ok(words) => (tried, words, false),
+            Err(trouble) if trouble.refuses_a_part() => {
+                let (tried, words) = self.try_mappings(&mappings, page, trouble)?;
+                (tried, words, true)
+            }
+            Err(trouble) => return Err(trouble),
+        };
         let early = words.iter().any(|word| *word != 0).then_some((tried, words));
-        self.active = Some(Active { page, ranges, early });
+        self.active = Some(Active { page, ranges: logged, mappings, whole, early });
         Ok(())
     }
 
@@ -181,7 +203,35 @@ impl DmaLog {
         }
         // Whole pages, but never outside of what is logged: some servers refuse that.
         let pages = range.align_out(page).map_err(|_| Trouble::PastTheEnd)?;
-        let range = pages.intersection(logged).ok_or(Trouble::NotCovered)?;
+        let asked = pages.intersection(logged).ok_or(Trouble::NotCovered)?;
+        let refusal = if active.whole {
+            Trouble::Part
+        } else {
+            match self.report_pieces(asked, page, found) {
+                // What it has told already stays told.
+                Err(trouble) if trouble.refuses_a_part() => trouble,
+                done => return done,
+            }
+        };
+        // What a report tells is forgotten there, so nothing may be in it that was not
+        // asked for.
+        if !self.active.as_ref().is_some_and(|active| active.mappings.contains(&pages)) {
+            return Err(refusal);
+        }
+        let words = self.report_whole(pages, page)?;
+        if let Some(active) = &mut self.active {
+            active.whole = true;
+        }
+        found(DirtyReport { range: pages, page, words: &words });
+        Ok(())
+    }
+
+    fn report_pieces(
+        &self,
+        range: IovaRange,
+        page: PageSize,
+        found: &mut dyn FnMut(DirtyReport<'_>),
+    ) -> Result<(), Trouble> {
         let most =
             (self.most_words as u64).saturating_mul(64).saturating_mul(page.bytes());
         for range in range.pieces(most) {
@@ -189,6 +239,39 @@ impl DmaLog {
             found(DirtyReport { range, page, words: &words });
         }
         Ok(())
+    }
+
+    /// libvfio-user reports a mapping as a whole, and nothing else: the first that it
+    /// does report. Of memory without a descriptor it says nothing.
+    fn try_mappings(
+        &self,
+        mappings: &[IovaRange],
+        page: PageSize,
+        mut trouble: Trouble,
+    ) -> Result<(IovaRange, Vec<u64>), Trouble> {
+        for mapping in mappings.iter().take(MAX_RANGES as usize) {
+            match self.report_whole(*mapping, page) {
+                Ok(words) => return Ok((*mapping, words)),
+                Err(refused) if refused.refuses_a_part() => trouble = refused,
+                Err(Trouble::TooLarge) => trouble = Trouble::TooLarge,
+                Err(other) => return Err(other),
+            }
+        }
+        Err(trouble)
+    }
+
+    /// All of a mapping in one report, where its bits fit into one.
+    fn report_whole(
+        &self,
+        range: IovaRange,
+        page: PageSize,
+    ) -> Result<Vec<u64>, Trouble> {
+        let words = range.length().div_ceil(page.bytes()).div_ceil(64);
+        let most = self.transport.most_report_bytes().min(Self::MOST_WHOLE) / 8;
+        if words > most as u64 {
+            return Err(Trouble::TooLarge);
+        }
+        self.report(range, page)
     }
 }
 
@@ -313,12 +396,25 @@ enum Trouble {
     NotStarted,
     #[error("the log was started on other ranges")]
     NotCovered,
+    #[error("the device reports a mapping as a whole, and a part of one was asked for")]
+    Part,
+    #[error("the device reports a mapping as a whole, and this one has too many pages")]
+    TooLarge,
     #[error("the device chose {0} as a page size")]
     Page(u64),
     #[error("the answer is {0}")]
     Answer(&'static str),
     #[error(transparent)]
     Transport(#[from] TransportError),
+}
+
+impl Trouble {
+    /// Whether a device may say so to a report of a part of a mapping. EIO is what an
+    /// error without a number comes to.
+    fn refuses_a_part(&self) -> bool {
+        matches!(self, Trouble::Transport(error)
+            if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EIO)))
+    }
 }
 
 #[cfg(test)]

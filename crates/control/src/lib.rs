@@ -25,11 +25,12 @@ mod probe;
 mod session;
 mod transport;
 
-pub use device::V2Device;
+pub use device::{V2Device, Withheld};
 pub use dma_log::DmaLog;
 pub use pci::{PciConfig, Unfit};
 pub use probe::{ProbeError, open};
 pub use transport::{
-    DataSession, DeviceInfo, Direction, DmaTarget, IrqInfo, MappedArea, RegionInfo,
-    Transport, TransportError,
+    DataSession, DeviceInfo, Direction, DmaTarget, IoFd, IrqAction, IrqForm, IrqInfo,
+    MappedArea, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,
+    TransportError,
 };

@@ -12,18 +12,23 @@ use states::v2::{Capabilities, UnknownCapabilities};
 use thiserror::Error;
 use zerocopy::FromBytes;
 
-use crate::device::V2Device;
+use crate::device::{V2Device, Withheld};
 use crate::identity;
-use crate::transport::{Transport, TransportError};
+use crate::transport::{SaveStream, Transport, TransportError};
 
 /// Opens a device for migration: asks what it can do and who it is. Changes nothing,
 /// except that a device with PRE_COPY is told that REINIT is understood (feature 12).
+///
+/// PRE_COPY is left out of the identity where the transport says that the stream of the
+/// device may start over at STOP_COPY ([`Transport::save_stream`]);
+/// [`V2Device::withheld`] tells.
 ///
 /// # Errors
 /// When the device cannot migrate, with the reason; when it announces capabilities
 /// that nobody defined; when it does not answer.
 pub fn open(transport: Arc<dyn Transport>) -> Result<V2Device, ProbeError> {
-    let capabilities = capabilities(&*transport)?;
+    let has = capabilities(&*transport)?;
+    let (capabilities, withheld) = used(has, transport.save_stream());
     let identity = Identity {
         bus: bus(&*transport)?,
         generation: Generation::V2,
@@ -31,7 +36,20 @@ pub fn open(transport: Arc<dyn Transport>) -> Result<V2Device, ProbeError> {
         model: model(&*transport)?,
     };
     let reinit = capabilities.pre_copy() && understands_reinit(&*transport)?;
-    Ok(V2Device::new(transport, identity, reinit))
+    Ok(V2Device::new(transport, identity, has, withheld, reinit))
+}
+
+/// What of a device's capabilities is used, and what is not. A stream that restarts at
+/// STOP_COPY is read there alone: the bytes of PRE_COPY would be forwarded twice.
+fn used(has: Capabilities, stream: SaveStream) -> (Capabilities, Vec<Withheld>) {
+    match stream {
+        SaveStream::Restarts(why) if has.pre_copy() => {
+            let rest =
+                if has.p2p() { Capabilities::P2P } else { Capabilities::STOP_COPY };
+            (rest, vec![Withheld { what: "PRE_COPY", why }])
+        }
+        _ => (has, Vec::new()),
+    }
 }
 
 /// A device is not opened for migration.

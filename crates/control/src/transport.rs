@@ -1,9 +1,11 @@
 //! How the VMM side reaches a device, whatever carries it there.
 
+use std::os::fd::OwnedFd;
+
 use abi::errno::Errno;
 use abi::feature::Feature;
 use abi::v2::{DeviceState, PrecopyInfo};
-use dirty::IovaRange;
+use dirty::{IovaRange, PageSize};
 use sys::{EventFd, SharedMemory};
 use thiserror::Error;
 
@@ -56,6 +58,37 @@ pub trait Transport: Send + Sync {
         offset: u64,
         from: &[u8],
     ) -> Result<(), TransportError>;
+
+    /// Writes a region without waiting for the device to have taken it, as a PCI write is
+    /// posted. It is done before anything that is asked later over the same transport.
+    /// Where the transport has no such thing, this is [`Transport::region_write`].
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`]. What the device itself made of it nobody learns:
+    /// an errno of a posted write is lost, as on a bus.
+    fn region_write_posted(
+        &self,
+        index: u32,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<(), TransportError> {
+        self.region_write(index, offset, from)
+    }
+
+    /// Writes several times, in order, in as few calls as the transport needs; returns
+    /// once the device took all of them.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`]. Any number of the writes may be done then, from
+    /// the first on.
+    fn region_write_many(
+        &self,
+        writes: &[RegionWrite<'_>],
+    ) -> Result<(), TransportError> {
+        writes.iter().try_for_each(|write| {
+            self.region_write(write.index, write.offset, write.data)
+        })
+    }
 
     /// Maps the area of a region that holds `offset`. EINVAL where no area does.
     ///
@@ -117,6 +150,39 @@ pub trait Transport: Send + Sync {
         vectors: &[&EventFd],
     ) -> Result<(), TransportError>;
 
+    /// Fires, masks or unmasks interrupts, in every form of `VFIO_DEVICE_SET_IRQS`,
+    /// from vector `start` of `index` on. `Trigger` with [`IrqForm::Events`] binds, as
+    /// [`Transport::set_irqs`] does, and is all that a transport has to know; everything
+    /// else is refused with ENOTTY by default.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`].
+    fn act_on_irqs(
+        &self,
+        index: u32,
+        start: u32,
+        action: IrqAction,
+        form: IrqForm<'_>,
+    ) -> Result<(), TransportError> {
+        match (action, form) {
+            (IrqAction::Trigger, IrqForm::Events(events)) if !events.is_empty() => {
+                self.set_irqs(index, start, events)
+            }
+            _ => Err(refused("act on interrupts")),
+        }
+    }
+
+    /// The descriptors that stand for parts of a region (`DEVICE_GET_REGION_IO_FDS` of
+    /// vfio-user): a guest's write there can be turned into one without leaving the
+    /// kernel. None at all where the device offers none. ENOTTY by default: this
+    /// transport has no such question.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`].
+    fn region_io_fds(&self, _index: u32) -> Result<RegionIoFds, TransportError> {
+        Err(refused("ask for the descriptors of a region"))
+    }
+
     /// Lets the device reach memory at `range`.
     ///
     /// # Errors
@@ -133,11 +199,59 @@ pub trait Transport: Send + Sync {
     /// See [`Transport::device_info`]. ENOENT where nothing is mapped so.
     fn dma_unmap(&self, range: IovaRange) -> Result<(), TransportError>;
 
+    /// Takes every mapping away (`VFIO_DMA_UNMAP_FLAG_ALL`, Linux 5.12). ENOTTY by
+    /// default.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`].
+    fn dma_unmap_all(&self) -> Result<(), TransportError> {
+        Err(refused("unmap all DMA"))
+    }
+
+    /// Takes a mapping away, and tells what the device wrote through it and no report
+    /// has told yet, a bit for each `page`
+    /// (`VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP`, Linux 5.8): little-endian words of 64
+    /// bits, exactly as many as the range needs. ENOTTY by default.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`]. Where the device refused (an errno), the mapping
+    /// is still there; whatever went wrong, what it covers is dirty.
+    fn dma_unmap_dirty(
+        &self,
+        _range: IovaRange,
+        _page: PageSize,
+    ) -> Result<Vec<u64>, TransportError> {
+        Err(refused("unmap DMA with its dirty bits"))
+    }
+
+    /// The most bytes of bits that one report of the DMA log may have, for what the
+    /// transport and the device's side can take.
+    fn most_report_bytes(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Whether what a device gives in PRE_COPY and in STOP_COPY is one stream, as the
+    /// uAPI has it. Where it is not, [`open`](crate::open) does not use PRE_COPY.
+    fn save_stream(&self) -> SaveStream {
+        SaveStream::Continuous
+    }
+
     /// Resets the device: RUNNING, all sessions dead.
     ///
     /// # Errors
     /// See [`Transport::device_info`].
     fn reset(&self) -> Result<(), TransportError>;
+}
+
+/// One write of [`Transport::region_write_many`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionWrite<'a> {
+    /// The region.
+    pub index: u32,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// What.
+    pub data: &'a [u8],
 }
 
 /// What a DMA mapping leads to.
@@ -158,6 +272,67 @@ pub enum DmaTarget<'a> {
         /// Whether the device may write.
         writable: bool,
     },
+}
+
+/// What is done to interrupts (`VFIO_IRQ_SET_ACTION_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IrqAction {
+    /// Fires them, or says where they go when they fire.
+    Trigger,
+    /// Keeps them back.
+    Mask,
+    /// Lets them through again; one that was kept back fires then.
+    Unmask,
+}
+
+/// Which interrupts, and by what (`VFIO_IRQ_SET_DATA_*`).
+#[derive(Clone, Copy, Debug)]
+pub enum IrqForm<'a> {
+    /// That many, at once (`DATA_NONE`). 0 from vector 0 on, triggered: the index is
+    /// disabled.
+    All(u32),
+    /// Those that are `true` (`DATA_BOOL`).
+    Each(&'a [bool]),
+    /// By eventfds, from now on (`DATA_EVENTFD`).
+    Events(&'a [&'a EventFd]),
+    /// No longer by eventfds: that many are unbound (`DATA_EVENTFD` without any).
+    Unbind(u32),
+}
+
+/// The descriptors of a region.
+#[derive(Debug, Default)]
+pub struct RegionIoFds {
+    /// What they stand for.
+    pub parts: Vec<IoFd>,
+    /// The descriptors; several parts may share one.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// A part of a region that a descriptor stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoFd {
+    /// Where in the region, in bytes.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Which of [`RegionIoFds::fds`].
+    pub fd: usize,
+    /// 0 ioeventfd, 1 ioregionfd.
+    pub kind: u32,
+    /// As in KVM.
+    pub flags: u32,
+    /// The value to match, or what an ioregionfd passes on.
+    pub datamatch: u64,
+}
+
+/// What the data of PRE_COPY and of STOP_COPY are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveStream {
+    /// One stream, as the uAPI has it: STOP_COPY goes on where PRE_COPY ended.
+    Continuous,
+    /// STOP_COPY may give everything from the start again, so that whoever forwards both
+    /// forwards data twice. Holds how that is known.
+    Restarts(&'static str),
 }
 
 /// Which way the bytes of a data session go.
@@ -271,6 +446,11 @@ pub enum TransportError {
         #[source]
         source: Option<std::io::Error>,
     },
+}
+
+/// A default that has nothing to fall back on.
+fn refused(operation: &'static str) -> TransportError {
+    TransportError::Errno { operation, errno: Errno::ENOTTY }
 }
 
 impl TransportError {

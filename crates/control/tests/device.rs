@@ -13,7 +13,7 @@ use port::{
 };
 use scripted::{Quirk, Scripted};
 use states::v2::{Capabilities, State};
-use vfio_migrate_control::{ProbeError, V2Device, identity, open};
+use vfio_migrate_control::{ProbeError, SaveStream, V2Device, identity, open};
 
 fn opened(capabilities: u64) -> (Arc<Scripted>, V2Device) {
     let transport = Scripted::new(capabilities);
@@ -363,4 +363,64 @@ fn a_session_keeps_its_device_open_and_closes_before_it() {
     assert_eq!(Arc::strong_count(&transport), 2);
     drop(session);
     assert_eq!((Arc::strong_count(&transport), transport.script().sessions), (1, 0));
+}
+
+#[test]
+fn a_stream_that_starts_over_is_forwarded_twice() {
+    for (capabilities, used) in [(5, 1), (7, 3), (1, 1), (3, 3)] {
+        let transport = Scripted::new(capabilities);
+        transport.script().stream = SaveStream::Restarts("somebody said so");
+        let mut device = open(transport.clone()).unwrap();
+        assert_eq!(device.identity().capabilities.flags(), used);
+        let withheld = device.withheld().to_vec();
+        if capabilities == used {
+            assert_eq!(withheld, []);
+        } else {
+            let [one] = withheld[..] else { panic!("{withheld:?}") };
+            assert_eq!((one.what, one.why), ("PRE_COPY", "somebody said so"));
+        }
+        assert!(device.set_state(State::PreCopy).is_err());
+        save(&mut device, State::StopCopy);
+        let asked = transport.script().calls.clone();
+        assert!(!asked.iter().any(|call| call.contains("PRE_COPY")), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_device_found_in_a_state_that_is_not_used_cannot_be_led_out_of_it() {
+    let transport = Scripted::new(7);
+    transport.script().stream = SaveStream::Restarts("somebody said so");
+    let mut device = open(transport.clone()).unwrap();
+    for found in [State::PreCopy, State::PreCopyP2p] {
+        transport.script().state = found.number();
+        device.set_state(State::Running).unwrap();
+        assert_eq!(device.state().unwrap(), State::Running);
+    }
+}
+
+#[test]
+fn a_stopped_device_that_refuses_its_reset_runs_on_its_way_to_it() {
+    for from in [State::Stop, State::StopCopy] {
+        let (transport, mut device) = opened(7);
+        drop(device.set_state(from).unwrap());
+        let mut script = transport.script();
+        (script.stopped_is_not_reset, script.reset_to) = (true, State::Resuming.number());
+        script.calls.clear();
+        drop(script);
+        device.reset().unwrap();
+        let calls = transport.script().calls.clone();
+        let done: Vec<_> = calls.iter().filter(|call| !call.starts_with("get")).collect();
+        let running = "set state RUNNING";
+        assert_eq!(done, ["reset", "set state RESUMING", "reset", running]);
+        // A device that does not go there either is not reset.
+        let (transport, mut device) = opened(7);
+        drop(device.set_state(from).unwrap());
+        let refusal = || Quirk { errno: Some(Errno::EINVAL), ..Quirk::default() };
+        let mut script = transport.script();
+        script.stopped_is_not_reset = true;
+        script.sets = [Quirk { lands: Some(from.number()), ..refusal() }].into();
+        drop(script);
+        assert!(device.reset().is_err());
+        assert_eq!(device.state().unwrap(), from);
+    }
 }

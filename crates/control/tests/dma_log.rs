@@ -196,3 +196,85 @@ fn a_log_that_runs_is_stopped_before_it_is_started_again() {
         ["set DMA_LOGGING_START", "set DMA_LOGGING_STOP", "set DMA_LOGGING_START"]
     );
 }
+
+#[test]
+fn a_server_that_reports_only_whole_mappings_makes_everything_dirty_for_ever() {
+    let (transport, mut log) = log();
+    // The first is memory without a descriptor, of which it says nothing.
+    let mappings = [range(0, 0x3000), range(0x3000, 0x4000), range(0x10_0000, 0x40_0000)];
+    let whole = mappings[1..].iter().map(|one| (one.start(), one.length())).collect();
+    transport.script().whole = Some(whole);
+    // Read by the report that tries the log out, and told all the same.
+    transport.script().dirty = vec![0x4000];
+    log.start(&mappings, PageSize::FOUR_K).unwrap();
+    transport.script().dirty = vec![0x5000, 0x10_0000, 0x4f_f000];
+    let page = |at| range(at, 0x1000);
+    let found = collect(&mut log, mappings[1]).unwrap();
+    assert_eq!(found, [range(0x4000, 0x2000)]);
+    assert_eq!(
+        collect(&mut log, mappings[2]).unwrap(),
+        [page(0x10_0000), page(0x4f_f000)]
+    );
+    assert_eq!(collect(&mut log, mappings[2]).unwrap(), []);
+    assert!(collect(&mut log, mappings[0]).is_err());
+    // A part is not asked for: the rest of the report would be lost.
+    transport.script().dirty = vec![0x10_0000, 0x20_0000];
+    let error = collect(&mut log, range(0x10_0000, 0x1000)).unwrap_err();
+    assert!(why(&error).contains("as a whole"), "{}", why(&error));
+    let found = collect(&mut log, mappings[2]).unwrap();
+    assert_eq!(found, [page(0x10_0000), page(0x20_0000)]);
+}
+
+#[test]
+fn a_whole_mapping_with_more_bits_than_a_message_is_not_asked_for() {
+    let (transport, log) = log();
+    let mappings = [range(0, 0x1000), range(0x10_0000, 0x100_0000)];
+    let whole = mappings.iter().map(|one| (one.start(), one.length())).collect();
+    transport.script().whole = Some(whole);
+    // 4096 pages are 512 bytes of bits.
+    transport.script().most_report_bytes = 504;
+    let mut log = log.with_most_bytes(usize::MAX);
+    // The first mapping is a page, which is no part of it.
+    log.start(&mappings, PageSize::FOUR_K).unwrap();
+    transport.script().dirty = vec![0, 0x10_0000];
+    assert_eq!(collect(&mut log, mappings[0]).unwrap(), [range(0, 0x1000)]);
+    let error = collect(&mut log, mappings[1]).unwrap_err();
+    assert!(why(&error).contains("too many pages"), "{}", why(&error));
+    // Alone there is nothing that could be reported.
+    assert!(log.start(&mappings[1..], PageSize::FOUR_K).is_err());
+    transport.script().most_report_bytes = 512;
+    let mut log = log.with_most_bytes(8);
+    log.start(&mappings, PageSize::FOUR_K).unwrap();
+    let found = collect(&mut log, mappings[1]).unwrap();
+    assert_eq!(found, [range(0x10_0000, 0x1000)]);
+}
+
+#[test]
+fn no_report_has_more_bits_than_the_transport_takes() {
+    let (transport, _) = log();
+    transport.script().most_report_bytes = 16;
+    let mut log = DmaLog::open(transport.clone()).unwrap().unwrap();
+    let all = range(0, 1000 * 0x1000);
+    log.start(&[all], PageSize::FOUR_K).unwrap();
+    transport.script().dirty = vec![0, 999 * 0x1000];
+    transport.script().payloads.clear();
+    assert_eq!(collect(&mut log, all).unwrap().len(), 2);
+    let script = transport.script();
+    let lengths: Vec<_> = script
+        .payloads
+        .iter()
+        .map(|(_, asked)| u64::from_ne_bytes(asked[8..16].try_into().unwrap()))
+        .collect();
+    assert_eq!(lengths.iter().sum::<u64>(), all.length());
+    assert!(lengths.iter().all(|length| *length <= 128 * 0x1000), "{lengths:?}");
+}
+
+#[test]
+fn a_start_that_is_answered_by_a_header_alone_is_no_broken_log() {
+    let (transport, mut log) = log();
+    transport.script().puts.insert(START, [Ok(Vec::new())].into());
+    log.start(&[range(0, 0x2000)], PageSize::FOUR_K).unwrap();
+    transport.script().dirty = vec![0x1000];
+    let found = collect(&mut log, range(0, 0x2000)).unwrap();
+    assert_eq!(found, [range(0x1000, 0x1000)]);
+}

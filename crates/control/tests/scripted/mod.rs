@@ -9,7 +9,7 @@ use abi::feature::Feature;
 use abi::v2::{DeviceMigState, DeviceState, PrecopyInfo};
 use control::{
     DataSession, DeviceInfo, Direction, DmaTarget, IrqInfo, MappedArea, RegionInfo,
-    Transport, TransportError,
+    SaveStream, Transport, TransportError,
 };
 use dirty::IovaRange;
 use states::v2::{Capabilities, State, plan};
@@ -57,6 +57,12 @@ pub(crate) struct Inner {
     pub(crate) config_writes: Vec<(u64, Vec<u8>)>,
     /// DMA log: answers REPORT with these dirty addresses, by 4 KiB.
     pub(crate) dirty: Vec<u64>,
+    /// DMA log: reports exactly these ranges and says EOPNOTSUPP to all others.
+    pub(crate) whole: Option<Vec<(u64, u64)>>,
+    pub(crate) most_report_bytes: usize,
+    pub(crate) stream: SaveStream,
+    /// It resets nothing that is stopped, as libvfio-user.
+    pub(crate) stopped_is_not_reset: bool,
 }
 
 pub(crate) struct Scripted(pub(crate) Arc<Mutex<Inner>>);
@@ -84,6 +90,10 @@ impl Scripted {
             writable: [0; 256],
             config_writes: Vec::new(),
             dirty: Vec::new(),
+            whole: None,
+            most_report_bytes: usize::MAX,
+            stream: SaveStream::Continuous,
+            stopped_is_not_reset: false,
         }))))
     }
 
@@ -180,6 +190,10 @@ impl Transport for Scripted {
             Feature::DMA_LOGGING_REPORT => {
                 let numbers = <[u64; 3]>::read_from_bytes(input).unwrap();
                 let [iova, length, page] = numbers;
+                if script.whole.as_ref().is_some_and(|all| !all.contains(&(iova, length)))
+                {
+                    return Err(failed("get", Errno::EOPNOTSUPP));
+                }
                 let mut words = vec![0u64; length.div_ceil(page).div_ceil(64) as usize];
                 script.dirty.retain(|address| {
                     let hit = (iova..iova + length).contains(address);
@@ -251,9 +265,21 @@ impl Transport for Scripted {
         Ok(())
     }
 
+    fn most_report_bytes(&self) -> usize {
+        self.script().most_report_bytes
+    }
+
+    fn save_stream(&self) -> SaveStream {
+        self.script().stream
+    }
+
     fn reset(&self) -> Result<(), TransportError> {
         let mut script = self.script();
         script.calls.push("reset".to_owned());
+        let stopped = [State::Stop.number(), State::StopCopy.number()];
+        if script.stopped_is_not_reset && stopped.contains(&script.state) {
+            return Err(failed("reset", Errno::EINVAL));
+        }
         script.state = script.reset_to;
         Ok(())
     }
