@@ -113,6 +113,7 @@ impl Client {
     fn agree(&mut self, server: &mut Server) {
         let text = Capabilities {
             max_data_xfer_size: 1 << 20,
+            write_multiple: true,
             vfio_migrate: Some(1),
             ..Capabilities::default()
         }

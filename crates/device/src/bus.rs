@@ -8,9 +8,9 @@ use thiserror::Error;
 ///
 /// DMA has one shape: an access is *done at once* where its target is memory that the
 /// client shared, or it is *taken* and comes back through
-/// [`Migratable::dma_done`](crate::Migratable::dma_done) with the same token, where the
-/// target can only be reached by a message to the client: a peer's BAR, or memory that
-/// was not shared. A model that submits must be ready for both; it never waits.
+/// [`Migratable::dma_done`](crate::Migratable::dma_done) with the same token, where some
+/// of the target can only be reached by messages to the client: a peer's BAR, or memory
+/// that was not shared. How many messages that takes is the bus's matter. A model that submits must be ready for both; it never waits.
 ///
 /// In STOP, `STOP_COPY`, RESUMING and ERROR everything is refused with
 /// [`BusError::Stopped`] and counted as the model's violation: rule 13 of the uAPI is
@@ -34,17 +34,26 @@ pub trait Bus {
     /// A [`BusError`]. Nothing was written, except after [`BusError::Failed`].
     fn write(&mut self, at: Iova, data: &[u8]) -> Result<Dma, BusError>;
 
-    /// Raises interrupt `vector` of interrupt index `index` (2 is MSI-X for PCI).
+    /// Raises interrupt `vector` of interrupt index `index` (2 is MSI-X for PCI). While
+    /// the client has the vector masked it waits: one is heard when it is unmasked.
     ///
     /// # Errors
     ///
     /// [`BusError::Unbound`] where nobody listens, [`BusError::Stopped`].
     fn raise(&mut self, index: u32, vector: u32) -> Result<(), BusError>;
 
-    /// Most bytes of one access that is carried by a message.
+    /// Says whether a line that is a level (`INTx`) is up; to be said after whatever may
+    /// have changed it, and as often as one likes. While it is up it is heard as soon as
+    /// somebody listens, has it unmasked, and the device is not stopped; and again each
+    /// time it is unmasked. Down, it is not heard any more. Staying up while the device
+    /// stops is no violation. A reset takes it down.
+    fn set_level(&mut self, index: u32, vector: u32, up: bool);
+
+    /// Bytes that one message carries. A longer access takes several, and comes back
+    /// when the last of them did.
     fn message_limit(&self) -> usize;
 
-    /// Messages that are on their way.
+    /// Accesses by message that are on their way.
     fn outstanding(&self) -> usize;
 }
 
@@ -79,13 +88,15 @@ pub enum BusError {
     /// an arc is pending. To be tried again when it runs.
     #[error("the device starts no messages now")]
     Quiescing,
-    /// Too many messages are on their way. To be tried again when one came back.
+    /// Too many accesses by message are on their way: 64, or 64 MiB in all. To be tried
+    /// again when one came back.
     #[error("too many messages on their way")]
     Busy,
-    /// The access is longer than a message carries.
-    #[error("longer than the {0} bytes of a message")]
+    /// The access is longer than what is taken where messages are needed
+    /// ([`ACCESS_MAX`](crate::ACCESS_MAX)).
+    #[error("longer than the {0} bytes that go by message")]
     TooLong(usize),
-    /// No window covers the whole range, or it spans messages and something else.
+    /// The windows do not cover the whole range.
     #[error("no window covers the range")]
     Unmapped,
     /// The window may not be written.

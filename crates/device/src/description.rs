@@ -1,5 +1,7 @@
 //! What a device is and has.
 
+use abi::irq::IrqInfoFlags;
+use abi::pci::irq_index;
 use states::v2::Capabilities;
 use sys::SharedMemory;
 use thiserror::Error;
@@ -72,10 +74,34 @@ pub struct Window {
 /// One interrupt index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Irq {
-    /// The index: 0 `INTx`, 1 MSI, 2 MSI-X (`VFIO_PCI_*_IRQ_INDEX`).
+    /// The index: 0 `INTx`, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ (`VFIO_PCI_*_IRQ_INDEX`).
     pub index: u32,
     /// How many vectors, 1 to 2048.
     pub count: u32,
+    /// What the client can do with them. A vector of an `AUTOMASKED` index masks itself
+    /// when it fires, and what is raised before it is unmasked again waits.
+    pub flags: IrqInfoFlags,
+}
+
+impl Irq {
+    /// An index of a PCI function with the kernel's flags: `INTx` can be masked and masks
+    /// itself, the others have to be disabled before their number changes.
+    pub fn new(index: u32, count: u32) -> Irq {
+        let flags = match index {
+            irq_index::INTX => IrqInfoFlags::MASKABLE | IrqInfoFlags::AUTOMASKED,
+            _ => IrqInfoFlags::NORESIZE,
+        };
+        Irq { index, count, flags: flags | IrqInfoFlags::EVENTFD }
+    }
+
+    /// Whether the flags and the number of vectors can be what they say.
+    fn makes_sense(&self, pci: bool) -> bool {
+        let maskable = self.flags.contains(IrqInfoFlags::MASKABLE);
+        let single = [irq_index::INTX, irq_index::ERR, irq_index::REQ];
+        self.flags.contains(IrqInfoFlags::EVENTFD)
+            && (maskable || !self.flags.contains(IrqInfoFlags::AUTOMASKED))
+            && !(pci && single.contains(&self.index) && self.count > 1)
+    }
 }
 
 /// A description that no device can have.
@@ -91,8 +117,10 @@ pub enum InvalidDescription {
     /// overlaps another.
     #[error("region {0} has an impossible window")]
     Window(u32),
-    /// An interrupt index is listed twice, has no vector or too many, or is above 63.
-    #[error("interrupt index {0} is listed twice, empty or out of range")]
+    /// An interrupt index is listed twice, has no vector or too many (for `INTx`, ERR and
+    /// REQ of a PCI function more than one), is above 63, or has flags that no index
+    /// has: without `EVENTFD`, or `AUTOMASKED` without `MASKABLE`.
+    #[error("interrupt index {0} is listed twice, empty, out of range or has odd flags")]
     Irq(u32),
 }
 
@@ -136,7 +164,11 @@ impl Description {
         }
         for (n, irq) in self.irqs.iter().enumerate() {
             let twice = self.irqs[..n].iter().any(|i| i.index == irq.index);
-            if twice || irq.count == 0 || irq.count > VECTORS_MAX || irq.index > INDEX_MAX
+            if twice
+                || irq.count == 0
+                || irq.count > VECTORS_MAX
+                || irq.index > INDEX_MAX
+                || !irq.makes_sense(self.identity.pci.is_some())
             {
                 return Err(InvalidDescription::Irq(irq.index));
             }

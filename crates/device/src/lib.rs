@@ -40,5 +40,5 @@ pub use model::{Digest, Migratable, PrecopyInfo, Settle, StateArc, Work};
 pub use runner::{Direction, Moved, QUIESCE_DEADLINE, Runner, Session};
 pub use window::{DmaTarget, DmaWindow, Trigger};
 pub use wires::{
-    Counters, MESSAGE_LIMIT, REQUESTS_MAX, Request, RequestKind, WINDOWS_MAX,
+    ACCESS_MAX, Counters, MESSAGE_LIMIT, REQUESTS_MAX, Request, RequestKind, WINDOWS_MAX,
 };

@@ -77,6 +77,19 @@ pub trait Migratable: Send {
     /// The session is dead then, and answers the same errno from there on.
     fn save(&mut self, into: &mut [u8]) -> Result<usize, Errno>;
 
+    /// As [`save`](Self::save), for a model whose state lies in memory as it is saved: it
+    /// lends the next bytes, at most as many as `room` has, and none is copied. By
+    /// default they are saved into `room`.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Self::save).
+    fn save_lent<'a>(&'a mut self, room: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+        let len = self.save(room)?;
+        // A model that claims more than there was room for cannot be believed.
+        room.get(..len).ok_or(Errno::EIO)
+    }
+
     /// What pre-copy has left. Only devices with `PRE_COPY` are asked.
     ///
     /// # Errors

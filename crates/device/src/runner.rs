@@ -86,11 +86,12 @@ impl Runner {
     pub fn new(model: Box<dyn Migratable>) -> Result<Runner, InvalidDescription> {
         let description = model.describe();
         description.validate()?;
+        let wires = Wires::new(&description);
         Ok(Runner {
             model,
             description,
             state: State::Running,
-            wires: Wires::new(),
+            wires,
             pending: None,
             session: None,
             sessions: 0,
@@ -178,7 +179,7 @@ impl Runner {
             return None;
         }
         self.pending = None;
-        self.wires.gate = Gate::of(self.state);
+        self.wires.set_gate(Gate::of(self.state));
         let outcome = outcome.map(Option::flatten);
         (!pending.orphan).then_some(outcome)
     }
@@ -198,7 +199,7 @@ impl Runner {
             let late = now.saturating_duration_since(pending.since) >= QUIESCE_DEADLINE;
             if !pending.entered {
                 if to.is_p2p_quiescent() && self.wires.gate == Gate::Open {
-                    self.wires.gate = Gate::NoMessages;
+                    self.wires.set_gate(Gate::NoMessages);
                 }
                 if to.is_p2p_quiescent() && self.wires.outstanding() > 0 {
                     if late {
@@ -242,7 +243,7 @@ impl Runner {
         let micros = now.saturating_duration_since(since).as_micros() as u64;
         tracing::debug!(from = %arc.from, to = %arc.to, micros, "state");
         self.state = arc.to;
-        self.wires.gate = Gate::of(arc.to);
+        self.wires.set_gate(Gate::of(arc.to));
         match session(arc.from, arc.to) {
             SessionChange::None | SessionChange::KeepsSave => None,
             SessionChange::OpensSave => Some(self.open(Direction::Save)),
@@ -266,8 +267,8 @@ impl Runner {
     fn fail(&mut self) {
         self.state = State::Error;
         self.session = None;
-        self.wires.gate = Gate::Shut;
-        self.wires.forget_messages();
+        self.wires.set_gate(Gate::Shut);
+        self.wires.messages.clear();
     }
 
     fn check_loaded(&mut self) -> Result<(), Errno> {
@@ -285,10 +286,11 @@ impl Runner {
         self.overtaken |= self.pending.take().is_some_and(|pending| !pending.orphan);
         self.session = None;
         self.load_failed = None;
-        self.wires.forget_messages();
+        self.wires.messages.clear();
+        self.wires.irqs.reset();
         self.model.reset();
         self.state = State::Running;
-        self.wires.gate = Gate::of(State::Running);
+        self.wires.set_gate(Gate::of(State::Running));
     }
 
     /// The client went away: its session, windows, triggers and messages are dropped,
@@ -300,10 +302,11 @@ impl Runner {
             pending.orphan = true;
         }
         self.session = None;
-        self.wires.unbind_all();
-        self.wires.unmap_all();
+        self.wires.irqs.unbind_all();
+        let mut over = self.wires.unmap_all();
         self.wires.log.stop();
-        for token in self.wires.forget_messages() {
+        over.extend(self.wires.messages.clear());
+        for token in over {
             self.deliver(token, Err(Errno::ENODEV));
         }
     }
@@ -311,22 +314,25 @@ impl Runner {
     // Messages and time.
 
     /// Sets how many bytes a message carries, as agreed with the client; at least 1.
+    /// Longer accesses are sent in pieces of it.
     pub fn set_message_limit(&mut self, bytes: usize) {
-        self.wires.message_limit = bytes.max(1);
+        self.wires.messages.limit = bytes.max(1);
     }
 
-    /// The next access that needs a message, to be sent now; its answer goes to
-    /// [`complete`](Self::complete).
+    /// The next message, to be sent now; its answer goes to
+    /// [`complete`](Self::complete). At most [`REQUESTS_MAX`](crate::REQUESTS_MAX) are
+    /// on their way at once; the others come when those came back.
     pub fn next_request(&mut self) -> Option<Request> {
-        self.wires.next_request()
+        self.wires.messages.next_request()
     }
 
-    /// Messages that did not come back yet.
+    /// Accesses that are not over yet.
     pub fn outstanding(&self) -> usize {
         self.wires.outstanding()
     }
 
     /// The answer to a message: the bytes of a read, none for a write, or the errno.
+    /// The model hears of it when its whole access is over.
     ///
     /// # Errors
     ///
@@ -337,8 +343,9 @@ impl Runner {
         token: Token,
         result: Result<&[u8], Errno>,
     ) -> Result<(), Errno> {
-        let result = self.wires.returned(token, result).ok_or(Errno::ENOENT)?;
-        self.deliver(token, result);
+        if let Some((token, result)) = self.wires.returned(token, result)? {
+            self.deliver(token, result.as_deref().map_err(|errno| *errno));
+        }
         Ok(())
     }
 

@@ -2,173 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests, and what they share")]
 
+mod puppet;
+
 use abi::errno::Errno;
-use dirty::{Iova, IovaRange};
+use abi::irq::IrqInfoFlags;
+use puppet::{Act, PEER, Puppet, rig};
 use states::v2::{Capabilities, State};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use sys::SharedMemory;
 use vfio_migrate_device::{
-    Bus, BusError, Description, Direction, Dma, DmaTarget, Identity, Irq, Migratable,
-    Moved, PrecopyInfo, QUIESCE_DEADLINE, REQUESTS_MAX, Region, Runner, Session, Settle,
-    StateArc, Token, Trigger, Window, Work,
+    BusError, Description, Direction, Dma, Irq, Migratable, Moved, PciIds,
+    QUIESCE_DEADLINE, Settle, Window, Work,
 };
-
-/// What the puppet does next, and what was done to it.
-#[derive(Default)]
-struct Script {
-    enter: VecDeque<Result<Settle, Errno>>,
-    settled: VecDeque<Result<Settle, Errno>>,
-    load: Option<Errno>,
-    loaded: Option<Errno>,
-    arcs: Vec<(State, State)>,
-    works: u32,
-    completions: Vec<(Token, Result<Vec<u8>, Errno>)>,
-    resets: u32,
-    /// What to do with the bus at the next write to region 0.
-    dma: Option<Act>,
-    did: Option<Result<Dma, BusError>>,
-}
-
-#[derive(Clone, Copy)]
-enum Act {
-    Read(u64, usize),
-    Write(u64, usize),
-    Raise(u32),
-}
-
-#[derive(Clone)]
-struct Puppet(Arc<Mutex<Script>>, Capabilities);
-
-impl Migratable for Puppet {
-    fn describe(&self) -> Description {
-        let region =
-            |index, size, writable| Region { index, size, writable, windows: vec![] };
-        Description {
-            identity: Identity { pci: None, model: "puppet".to_owned(), data_version: 1 },
-            capabilities: self.1,
-            regions: vec![region(0, 64, true), region(1, 8, false), region(7, 256, true)],
-            irqs: vec![Irq { index: 2, count: 2 }],
-        }
-    }
-    fn read(&mut self, _: u32, _: u64, into: &mut [u8]) -> Result<(), Errno> {
-        into.fill(0x5a);
-        Ok(())
-    }
-    fn write(
-        &mut self,
-        region: u32,
-        _: u64,
-        _: &[u8],
-        bus: &mut dyn Bus,
-    ) -> Result<(), Errno> {
-        let mut script = self.0.lock().unwrap();
-        // Config space takes writes in every state: the way to misbehave while stopped.
-        let act = if region == 1 { None } else { script.dma };
-        script.did = act.map(|act| match act {
-            Act::Read(at, len) => bus.read(Iova(at), &mut vec![0; len]),
-            Act::Write(at, len) => bus.write(Iova(at), &vec![7; len]),
-            Act::Raise(vector) => bus.raise(2, vector).map(|()| Dma::Done),
-        });
-        Ok(())
-    }
-    fn reset(&mut self) {
-        self.0.lock().unwrap().resets += 1;
-    }
-    fn enter(&mut self, arc: StateArc, bus: &mut dyn Bus) -> Result<Settle, Errno> {
-        if arc.to.is_p2p_quiescent() {
-            assert_eq!(bus.outstanding(), 0, "{arc:?} before the messages came back");
-        }
-        let mut script = self.0.lock().unwrap();
-        let answer = script.enter.pop_front().unwrap_or(Ok(Settle::Now));
-        script.arcs.push((arc.from, arc.to));
-        answer
-    }
-    fn settled(&mut self, _: &mut dyn Bus) -> Result<Settle, Errno> {
-        self.0.lock().unwrap().settled.pop_front().unwrap_or(Ok(Settle::Later))
-    }
-    fn save(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
-        into[0] = 1;
-        Ok(1)
-    }
-    fn precopy_info(&mut self) -> Result<PrecopyInfo, Errno> {
-        Ok(PrecopyInfo { initial_bytes: 1, dirty_bytes: 0, reinit: false })
-    }
-    fn stop_copy_bytes(&self) -> u64 {
-        1
-    }
-    fn load(&mut self, _: &[u8]) -> Result<(), Errno> {
-        self.0.lock().unwrap().load.map_or(Ok(()), Err)
-    }
-    fn loaded(&mut self) -> Result<(), Errno> {
-        self.0.lock().unwrap().loaded.map_or(Ok(()), Err)
-    }
-    fn work(&mut self, _: &mut dyn Bus, _: Instant) -> Work {
-        self.0.lock().unwrap().works += 1;
-        Work::Again
-    }
-    fn dma_done(
-        &mut self,
-        token: Token,
-        result: Result<&[u8], Errno>,
-        _: &mut dyn Bus,
-    ) -> Result<(), Errno> {
-        let mut script = self.0.lock().unwrap();
-        script.completions.push((token, result.map(<[u8]>::to_vec)));
-        Ok(())
-    }
-}
-
-struct Rig {
-    runner: Runner,
-    script: Arc<Mutex<Script>>,
-    now: Instant,
-}
-
-const MEMORY: u64 = 8192;
-const PEER: u64 = 1 << 32;
-
-fn rig(capabilities: Capabilities) -> Rig {
-    let script = Arc::new(Mutex::new(Script::default()));
-    let mut runner =
-        Runner::new(Box::new(Puppet(Arc::clone(&script), capabilities))).unwrap();
-    // Two windows side by side, so that accesses can span them.
-    let memory = SharedMemory::create("test", MEMORY).unwrap();
-    for at in [0, 4096] {
-        let window = Box::new(memory.slice(at, 4096).unwrap());
-        let range = IovaRange::new(at, 4096).unwrap();
-        runner.map(range, true, DmaTarget::Window(window)).unwrap();
-    }
-    let readonly = Box::new(memory.slice(0, 4096).unwrap());
-    let range = IovaRange::new(1 << 20, 4096).unwrap();
-    runner.map(range, false, DmaTarget::Window(readonly)).unwrap();
-    let range = IovaRange::new(PEER, 4096).unwrap();
-    runner.map(range, true, DmaTarget::Messages).unwrap();
-    Rig { runner, script, now: Instant::now() }
-}
-
-impl Rig {
-    fn act(&mut self, act: Act) -> Result<Dma, BusError> {
-        self.act_at(0, act)
-    }
-    fn act_at(&mut self, region: u32, act: Act) -> Result<Dma, BusError> {
-        self.script.lock().unwrap().dma = Some(act);
-        self.runner.write_region(region, 0, &[0]).unwrap();
-        let mut script = self.script.lock().unwrap();
-        script.dma = None;
-        script.did.take().unwrap()
-    }
-    fn go(&mut self, state: State) -> Option<Session> {
-        match self.runner.set_state(state, self.now) {
-            Ok(Moved::Done(session)) => session,
-            other => panic!("{state}: {other:?}"),
-        }
-    }
-    fn ask(&mut self, state: State) -> Result<Moved, Errno> {
-        self.runner.set_state(state, self.now)
-    }
-}
 
 #[test]
 fn a_request_is_walked_arc_by_arc_and_sessions_are_numbered() {
@@ -398,96 +244,14 @@ fn accesses_outside_of_regions_are_refused() {
     assert_eq!(rig.runner.counters().accesses_while_stopped, 0);
 }
 
-#[test]
-fn dma_goes_where_windows_are_and_nowhere_else() {
-    let mut rig = rig(Capabilities::ALL);
-    rig.runner.log_start(4096, &[]).unwrap();
-    assert_eq!(rig.act(Act::Write(4090, 12)), Ok(Dma::Done), "over two windows");
-    assert_eq!(rig.runner.log_report(0, 1 << 16, 4096, 1).unwrap(), [0b11]);
-    for (act, error) in [
-        (Act::Write(8190, 4), BusError::Unmapped),
-        (Act::Read(1 << 30, 4), BusError::Unmapped),
-        (Act::Write(u64::MAX - 1, 4), BusError::Unmapped),
-        (Act::Write(0, 0), BusError::Unmapped),
-        (Act::Write(1 << 20, 4), BusError::ReadOnly),
-        (Act::Write(PEER + 4090, 8), BusError::Unmapped),
-    ] {
-        assert_eq!(rig.act(act), Err(error));
-    }
-    assert_eq!(rig.act(Act::Read(1 << 20, 4)), Ok(Dma::Done));
-    rig.runner.set_message_limit(16);
-    assert_eq!(rig.act(Act::Write(PEER, 17)), Err(BusError::TooLong(16)));
-    assert_eq!(rig.runner.log_report(0, 1 << 16, 4096, 1).unwrap(), [0]);
-}
-
-#[test]
-fn windows_do_not_overlap_and_are_unmapped_exactly() {
-    let mut rig = rig(Capabilities::ALL);
-    let range = |start, length| IovaRange::new(start, length).unwrap();
-    for (start, length) in [(0, 4096), (4095, 2), (0, 1 << 40), (PEER + 4095, 4096)] {
-        let mapped = rig.runner.map(range(start, length), true, DmaTarget::Messages);
-        assert_eq!(mapped, Err(Errno::EEXIST), "{start:#x}");
-    }
-    for (start, length) in [(0, 8192), (0, 4095), (1, 4095), (8192, 4096)] {
-        assert_eq!(rig.runner.unmap(range(start, length)), Err(Errno::ENOENT));
-    }
-    rig.runner.unmap(range(0, 4096)).unwrap();
-    assert_eq!(rig.act(Act::Read(4000, 4)), Err(BusError::Unmapped));
-    assert_eq!(rig.act(Act::Read(4096, 4)), Ok(Dma::Done));
-    // Messages that were not sent yet die with the window.
-    let Ok(Dma::Later(token)) = rig.act(Act::Write(PEER, 8)) else { panic!() };
-    rig.runner.unmap(range(PEER, 4096)).unwrap();
-    assert_eq!(rig.script.lock().unwrap().completions, [(token, Err(Errno::EFAULT))]);
-    assert_eq!((rig.runner.next_request(), rig.runner.outstanding()), (None, 0));
-}
-
-#[test]
-fn messages_are_bounded_and_their_answers_checked() {
-    let mut rig = rig(Capabilities::ALL);
-    for _ in 0..REQUESTS_MAX {
-        assert!(matches!(rig.act(Act::Read(PEER, 8)), Ok(Dma::Later(_))));
-    }
-    assert_eq!(rig.act(Act::Read(PEER, 8)), Err(BusError::Busy));
-    let tokens: Vec<Token> =
-        std::iter::from_fn(|| rig.runner.next_request()).map(|r| r.token).collect();
-    rig.runner.complete(tokens[1], Ok(&[3; 8])).unwrap();
-    rig.runner.complete(tokens[0], Ok(&[3; 7])).unwrap();
-    rig.runner.complete(tokens[2], Err(Errno::EFAULT)).unwrap();
-    assert_eq!(rig.runner.complete(tokens[0], Ok(&[3; 8])), Err(Errno::ENOENT));
-    assert_eq!(
-        rig.script.lock().unwrap().completions,
-        [
-            (tokens[1], Ok(vec![3; 8])),
-            (tokens[0], Err(Errno::EIO)),
-            (tokens[2], Err(Errno::EFAULT))
-        ]
-    );
-}
-
-#[test]
-fn interrupts_go_to_whoever_is_bound() {
-    struct Bell(Arc<Mutex<u32>>);
-    impl Trigger for Bell {
-        fn fire(&self) {
-            *self.0.lock().unwrap() += 1;
-        }
-    }
-    let rung = Arc::new(Mutex::new(0));
-    let mut rig = rig(Capabilities::ALL);
-    assert_eq!(rig.act(Act::Raise(1)), Err(BusError::Unbound));
-    let bell = || Some(Box::new(Bell(Arc::clone(&rung))) as Box<dyn Trigger>);
-    assert_eq!(rig.runner.bind(2, 2, bell()), Err(Errno::EINVAL));
-    assert_eq!(rig.runner.bind(0, 0, bell()), Err(Errno::EINVAL));
-    rig.go(State::Resuming);
-    rig.runner.bind(2, 1, bell()).unwrap();
-    rig.runner.trigger(2, 1).unwrap();
-    rig.go(State::Running);
-    assert_eq!(rig.act(Act::Raise(1)), Ok(Dma::Done));
-    assert_eq!(*rung.lock().unwrap(), 2);
-    rig.runner.unbind_index(2);
-    assert_eq!(rig.act(Act::Raise(1)), Err(BusError::Unbound));
-    assert_eq!(rig.runner.counters().interrupts, 1);
-}
+const PCI: PciIds = PciIds {
+    vendor: 1,
+    device: 2,
+    subsystem_vendor: 0,
+    subsystem: 0,
+    class: 0,
+    revision: 0,
+};
 
 #[test]
 fn descriptions_that_no_device_can_have_are_refused() {
@@ -517,7 +281,16 @@ fn descriptions_that_no_device_can_have_are_refused() {
         d.regions[0].windows = vec![window(100)];
     });
     spoil(&|d| d.irqs[0].count = 0);
-    spoil(&|d| d.irqs.push(Irq { index: 2, count: 1 }));
+    spoil(&|d| d.irqs.push(Irq::new(2, 1)));
+    // Flags that no index has, and more vectors than such an index of PCI has.
+    spoil(&|d| d.irqs[0].flags = IrqInfoFlags::MASKABLE);
+    spoil(&|d| d.irqs[0].flags = IrqInfoFlags::EVENTFD | IrqInfoFlags::AUTOMASKED);
+    for index in [0, 3, 4] {
+        spoil(&|d| {
+            d.identity.pci = Some(PCI);
+            d.irqs = vec![Irq::new(index, 2)];
+        });
+    }
     assert!(good.validate().is_ok());
     for Odd(description) in bad {
         assert!(description.validate().is_err(), "{description:?}");

@@ -104,7 +104,7 @@ fn a_forged_state_with_right_checksums_is_refused() {
     let good = Stream::saved();
     assert!(accepted(&good.clone().join()));
     type Forgery = fn(&mut Stream);
-    let forgeries: [(&str, Forgery); 25] = [
+    let forgeries: [(&str, Forgery); 26] = [
         ("a reserved field", |s| s.preamble[40] = 1),
         ("more vectors", |s| s.preamble[32] = 9),
         ("other blocks", |s| s.preamble[13] = 0x20),
@@ -146,6 +146,9 @@ fn a_forged_state_with_right_checksums_is_refused() {
         ("an engine that copies nothing", |s| {
             // The command is busy, with no bytes.
             s.of(ENGINE).for_each(|r| r[HEADER + 40] = 1);
+        }),
+        ("an interrupt of a vector that is not there", |s| {
+            s.of(ENGINE).for_each(|r| r[HEADER + 8 * 32 + 1] = 1);
         }),
         ("no end", |s| drop(s.records.pop())),
     ];

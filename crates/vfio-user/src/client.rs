@@ -17,13 +17,19 @@
 //! * What the server asks is left to a worker thread of the client. Only the worker
 //!   ever waits for another device (a peer's BAR), never the thread that reads. While
 //!   nobody calls, the worker waits for the socket.
+//! * A server that gives a twin socket asks there, and the worker alone reads and writes
+//!   it. The main socket then has nothing but calls and their replies.
 //! * Reading never waits for writing: whoever finds the socket full reads while it
 //!   waits for room.
 //! * Every call has a deadline. A server that misses one, or breaks the protocol, is
 //!   given up: that call says what happened, and every later one that the device is
 //!   gone.
 
+mod agreement;
+mod irqs;
 mod line;
+mod memory;
+mod regions;
 mod session;
 mod transport;
 mod worker;
@@ -38,18 +44,17 @@ use std::time::Duration;
 
 use abi::errno::Errno;
 use abi::feature::Feature;
-use abi::vfio_user::{MAJOR, MINOR, default};
-use control::{Transport, TransportError};
+use abi::vfio_user::default;
+use control::{SaveStream, Transport, TransportError};
 use device::Digest;
 
-use crate::codec::{Capabilities, DigestPart, Reply, Request, Version, decode_digest};
-use line::{Line, Sink};
+use crate::codec::{DigestPart, decode_digest};
+use agreement::{Agreed, LEAST_DATA, MOST_DATA};
+use line::Line;
+use memory::Mappings;
 
-/// The most bytes of an answer to VERSION and the like.
-const SMALL: usize = 32 * 1024;
-
-/// `MIG_DATA_WRITE` to a server that does not know us: libvfio-user loses its place in
-/// longer messages.
+/// `MIG_DATA_WRITE` and `REGION_WRITE` to a server that does not know us: libvfio-user
+/// loses its place in longer messages.
 const CAREFUL: usize = 32 * 1024;
 
 /// The most bytes of a digest in all.
@@ -103,6 +108,24 @@ pub struct ClientOptions {
     pub max_data_xfer_size: usize,
     /// Whether our additions to the protocol are offered.
     pub additions: bool,
+    /// Whether a twin socket is asked for: what the device asks then has a connection of
+    /// its own, where the server has one to give.
+    pub twin_socket: bool,
+    /// What is known of the device's data in PRE_COPY and STOP_COPY.
+    pub stream: DeviceStream,
+}
+
+/// Whether the data that a device gives in STOP_COPY goes on where PRE_COPY ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceStream {
+    /// It does where the server knows our additions; of any other it is not known, so
+    /// PRE_COPY is not used: libvfio-user's own samples start over.
+    #[default]
+    Detect,
+    /// It does: somebody who knows the device says so.
+    Continuous,
+    /// It starts over. PRE_COPY is not used.
+    Restarts,
 }
 
 impl ClientOptions {
@@ -115,6 +138,8 @@ impl ClientOptions {
             state_deadline: Duration::from_secs(30),
             max_data_xfer_size: default::MAX_DATA_XFER_SIZE as usize,
             additions: true,
+            twin_socket: true,
+            stream: DeviceStream::default(),
         }
     }
 }
@@ -127,6 +152,8 @@ impl fmt::Debug for ClientOptions {
             .field("state_deadline", &self.state_deadline)
             .field("max_data_xfer_size", &self.max_data_xfer_size)
             .field("additions", &self.additions)
+            .field("twin_socket", &self.twin_socket)
+            .field("stream", &self.stream)
             .finish_non_exhaustive()
     }
 }
@@ -141,10 +168,10 @@ pub struct Client {
 struct Inner {
     options: ClientOptions,
     line: Arc<Line>,
-    /// What was agreed: the most bytes of data in one message to the server.
-    max_data: usize,
-    max_fds: usize,
-    additions: bool,
+    /// Where the device asks, if it has a connection of its own for that.
+    twin: Option<Arc<Line>>,
+    agreed: Agreed,
+    mappings: Mappings,
     /// Counts data sessions; one that is not the last is dead. Odd numbers are sessions,
     /// even ones the time between.
     sessions: AtomicU64,
@@ -174,53 +201,26 @@ impl Client {
         socket: OwnedFd,
         options: ClientOptions,
     ) -> Result<Client, TransportError> {
-        const OPERATION: &str = "agree on the version";
-        let max_data = options.max_data_xfer_size.clamp(4096, 64 << 20);
+        let max_data = options.max_data_xfer_size.clamp(LEAST_DATA, MOST_DATA);
         let setup =
-            |error| TransportError::Gone { operation: OPERATION, source: Some(error) };
+            |error| TransportError::Gone { operation: "connect", source: Some(error) };
         let line = Arc::new(Line::new(socket, max_data).map_err(setup)?);
-        let ours = Capabilities {
-            max_msg_fds: line::MAX_FDS,
-            max_data_xfer_size: max_data,
-            vfio_migrate: options.additions.then_some(crate::ADDITIONS),
-            ..Capabilities::default()
-        };
-        let text = ours.text();
-        let version = Version { major: MAJOR, minor: MINOR, text: &text };
-        let request = Request::Version(version);
-        let mut sink = Sink { fixed: SMALL, data: &mut [] };
-        let answer =
-            line.call(OPERATION, &request, &[], &mut sink, options.call_deadline)?;
-        let broken = |what: String| {
-            line.give_up(&what);
-            TransportError::Broken { operation: OPERATION, what }
-        };
-        let theirs = match answer.parse(request.command()) {
-            Ok(Reply::Version(version)) if version.minor > MINOR => {
-                return Err(broken(format!("minor version {}", version.minor)));
+        let (agreed, twin) = agreement::agree(&line, &options)?;
+        let twin = match twin {
+            None => None,
+            Some(socket) => {
+                let twin = Arc::new(Line::twin(socket, max_data).map_err(setup)?);
+                line.leave_questions_to(&twin);
+                Some(twin)
             }
-            Ok(Reply::Version(version)) => version.capabilities(),
-            _ => return Err(broken("not an answer to VERSION".to_owned())),
         };
-        let theirs = theirs.map_err(|error| broken(error.to_string()))?;
-        let additions = match theirs.vfio_migrate {
-            None => false,
-            Some(_) if !options.additions => {
-                return Err(broken("additions that were not offered".to_owned()));
-            }
-            Some(version) if version > crate::ADDITIONS => {
-                return Err(broken(format!("additions of version {version}")));
-            }
-            Some(_) => true,
-        };
-        tracing::debug!(device = %options.name, ?theirs, additions, "agreed");
-        let worker = worker::start(&line, &options).map_err(setup)?;
+        let worker = worker::start(&line, twin.as_ref(), &options).map_err(setup)?;
         let inner = Inner {
-            max_data: max_data.min(theirs.max_data_xfer_size),
-            max_fds: theirs.max_msg_fds.clamp(1, line::MAX_FDS),
-            additions,
             options,
             line,
+            twin,
+            agreed,
+            mappings: Mappings::default(),
             sessions: AtomicU64::new(0),
             worker: Some(worker),
         };
@@ -229,7 +229,12 @@ impl Client {
 
     /// Whether the server knows our additions to the protocol.
     pub fn additions(&self) -> bool {
-        self.inner.additions
+        self.inner.agreed.additions
+    }
+
+    /// Whether what the device asks comes over a socket of its own.
+    pub fn has_twin_socket(&self) -> bool {
+        self.inner.twin.is_some()
     }
 
     /// Asks the device's model for the digest of what it holds; `None` where it has
@@ -247,7 +252,8 @@ impl Client {
         loop {
             let asked = DigestPart { offset: whole.len() as u64, total: 0 };
             let feature = Feature::VFIO_MIGRATE_DIGEST;
-            let answer = self.feature_get(feature, &asked.bytes(), self.inner.max_data);
+            let answer =
+                self.feature_get(feature, &asked.bytes(), self.inner.agreed.max_data);
             let answer = match answer {
                 Err(error) if error.errno() == Some(Errno::ENOTTY) => return Ok(None),
                 other => other?,
@@ -261,6 +267,20 @@ impl Client {
             if whole.len() as u64 >= part.total {
                 return decode_digest(&whole).map(Some).map_err(|error| broken(error.0));
             }
+        }
+    }
+
+    fn stream(&self) -> SaveStream {
+        match self.inner.options.stream {
+            DeviceStream::Continuous => SaveStream::Continuous,
+            DeviceStream::Restarts => {
+                SaveStream::Restarts("its data is declared to start over in STOP_COPY")
+            }
+            DeviceStream::Detect if self.inner.agreed.additions => SaveStream::Continuous,
+            DeviceStream::Detect => SaveStream::Restarts(
+                "its server does not say whether STOP_COPY goes on where PRE_COPY ended, \
+                 and some start over",
+            ),
         }
     }
 
@@ -285,14 +305,15 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("options", &self.inner.options)
-            .field("max_data", &self.inner.max_data)
-            .field("additions", &self.inner.additions)
+            .field("agreed", &self.inner.agreed)
+            .field("twin", &self.inner.twin.is_some())
             .finish_non_exhaustive()
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // The twin goes with it.
         self.line.give_up("the client was dropped");
         if let Some(worker) = self.worker.take() {
             // The handler may hold the last clone; a thread cannot wait for itself.

@@ -32,6 +32,7 @@ mod region;
 mod reply;
 mod request;
 mod version;
+mod writes;
 
 pub use feature::{
     DigestPart, decode_digest, encode_digest, parse_log_report, parse_log_start,
@@ -40,7 +41,8 @@ pub use message::{HEADER, Head, Kind, Message, kind, parse_header};
 pub use region::Region;
 pub use reply::Reply;
 pub use request::Request;
-pub use version::{Capabilities, Version, VersionError};
+pub use version::{Capabilities, Migration, TwinSocket, Version, VersionError};
+pub use writes::Writes;
 
 use thiserror::Error;
 use zerocopy::FromBytes;

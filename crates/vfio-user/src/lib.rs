@@ -23,7 +23,7 @@ pub mod codec;
 pub mod server;
 mod stream;
 
-pub use client::{Client, ClientOptions, DmaHandler, NoDma};
+pub use client::{Client, ClientOptions, DeviceStream, DmaHandler, NoDma};
 pub use server::{DisconnectReason, Server, ServerError, ServerOptions, Stop};
 pub use stream::StreamError;
 

@@ -3,7 +3,7 @@
 //! ```text
 //!                 poll_fd (epoll)
 //!        .-----------+-----------+----------.
-//!     listener    socket       timer       stop
+//!     listener    sockets      timer    stop, unmask
 //!        |           |           |
 //!     accept     messages   model's time       one thread, nothing blocks
 //!        |           v           v
@@ -12,125 +12,225 @@
 //!        `-----> [peer] <--------'  replies; DMA by message, and its answers
 //! ```
 //!
-//! * One thread calls everything. [`Server::serve`] is a loop of its own;
-//!   [`Server::poll_fd`] and [`Server::process`] fit it into a foreign one.
-//! * Everything is answered while something else is outstanding: a change of state that
+//! # A device in a loop of one's own
+//!
+//! A device is a [`device::Migratable`], which `docs/device.md` explains. A
+//! [`device::Runner`] drives it, and a server puts it in front of a client.
+//!
+//! ```
+//! use std::collections::VecDeque;
+//! use std::io::Read;
+//! use std::sync::Arc;
+//! use std::time::{Duration, Instant};
+//!
+//! use abi::errno::Errno;
+//! use control::{Transport, TransportError};
+//! use device::{
+//!     Bus, Description, Identity, Migratable, Region, Runner, Settle, StateArc, Work,
+//! };
+//! use states::v2::{Capabilities, State};
+//! use vfio_migrate_vfio_user::{Client, ClientOptions, NoDma, Server, ServerOptions};
+//!
+//! /// A register of eight bytes; what is written to it is added up.
+//! #[derive(Default)]
+//! struct Tally {
+//!     sum: u64,
+//!     saving: VecDeque<u8>,
+//!     loading: Vec<u8>,
+//! }
+//!
+//! impl Migratable for Tally {
+//!     fn describe(&self) -> Description {
+//!         let name = "tally".to_owned();
+//!         Description {
+//!             identity: Identity { pci: None, model: name, data_version: 1 },
+//!             capabilities: Capabilities::STOP_COPY,
+//!             regions: vec![Region { index: 0, size: 8, writable: true, windows: vec![] }],
+//!             irqs: vec![],
+//!         }
+//!     }
+//!
+//!     // Where an access lies was checked: inside the region.
+//!     fn read(&mut self, _region: u32, at: u64, into: &mut [u8]) -> Result<(), Errno> {
+//!         into.copy_from_slice(&self.sum.to_ne_bytes()[at as usize..][..into.len()]);
+//!         Ok(())
+//!     }
+//!
+//!     fn write(
+//!         &mut self,
+//!         _region: u32,
+//!         _at: u64,
+//!         data: &[u8],
+//!         _bus: &mut dyn Bus,
+//!     ) -> Result<(), Errno> {
+//!         let more = u64::from_ne_bytes(data.try_into().map_err(|_| Errno::EINVAL)?);
+//!         self.sum = self.sum.wrapping_add(more);
+//!         Ok(())
+//!     }
+//!
+//!     fn reset(&mut self) {
+//!         *self = Tally::default();
+//!     }
+//!
+//!     // Arcs of the state machine; data sessions begin with them.
+//!     fn enter(&mut self, arc: StateArc, _bus: &mut dyn Bus) -> Result<Settle, Errno> {
+//!         if arc.to == State::StopCopy {
+//!             self.saving = self.sum.to_ne_bytes().into();
+//!         }
+//!         self.loading.clear();
+//!         Ok(Settle::Now)
+//!     }
+//!
+//!     fn save(&mut self, into: &mut [u8]) -> Result<usize, Errno> {
+//!         self.saving.read(into).map_err(|_| Errno::EIO)
+//!     }
+//!
+//!     fn stop_copy_bytes(&self) -> u64 {
+//!         8
+//!     }
+//!
+//!     fn load(&mut self, data: &[u8]) -> Result<(), Errno> {
+//!         self.loading.extend(data);
+//!         if self.loading.len() > 8 { Err(Errno::EINVAL) } else { Ok(()) }
+//!     }
+//!
+//!     fn loaded(&mut self) -> Result<(), Errno> {
+//!         let bytes = self.loading[..].try_into().map_err(|_| Errno::EINVAL)?;
+//!         self.sum = u64::from_ne_bytes(bytes);
+//!         Ok(())
+//!     }
+//!
+//!     fn work(&mut self, _bus: &mut dyn Bus, _now: Instant) -> Work {
+//!         Work::Idle
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runner = Runner::new(Box::new(Tally::default()))?;
+//! let options = ServerOptions { name: "tally".to_owned(), ..ServerOptions::default() };
+//! let mut server = Server::new(runner, options)?;
+//!
+//! // A client, here in a thread; a VMM has the other end of the socket.
+//! let (near, far) = sys::socket::pair()?;
+//! let vmm = std::thread::spawn(move || {
+//!     let options = ClientOptions::new("tally", Arc::new(NoDma));
+//!     let client = Client::over(far, options)?;
+//!     client.region_write(0, 0, &5_u64.to_ne_bytes())?;
+//!     client.region_write(0, 0, &37_u64.to_ne_bytes())?;
+//!     let mut sum = [0; 8];
+//!     client.region_read(0, 0, &mut sum)?;
+//!     Ok::<u64, TransportError>(u64::from_ne_bytes(sum))
+//! });
+//!
+//! // The loop: whatever else it waits for, this is one descriptor more.
+//! server.adopt(near)?;
+//! server.process()?;
+//! while server.connected() {
+//!     let ready = sys::wait_readable(&[server.poll_fd()], Duration::from_secs(10))?;
+//!     assert!(ready[0], "nobody did anything for ten seconds");
+//!     server.process()?;
+//! }
+//! assert_eq!(vmm.join().expect("the client's thread")?, 42);
+//!
+//! // The client is gone and the device is not: it can be looked at, and served again.
+//! assert_eq!(server.runner().state(), State::Running);
+//! let (near, _far) = sys::socket::pair()?;
+//! server.adopt(near)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A loop of its own
+//!
+//! [`Server::serve`] takes clients from a listening socket, one after the other, until
+//! it is told to stop, from any thread.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use sys::socket::Listener;
+//! use vfio_migrate_vfio_user::{Server, ServerOptions, Stop};
+//!
+//! fn serve(runner: device::Runner, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+//!     let mut server = Server::new(runner, ServerOptions::default())?;
+//!     let stop = Stop::new()?;
+//!     let told = stop.clone();
+//!     std::thread::spawn(move || {
+//!         let _ = std::io::stdin().read_line(&mut String::new());
+//!         told.stop();
+//!     });
+//!     // For this user alone (mode 0600); the path goes with the listener.
+//!     server.serve(Listener::bind(path)?, &stop)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What it does
+//!
+//! * *One thread* calls everything: the model, its bus, the triggers. Nothing blocks, and
+//!   nothing may block it: a model that takes its time says so (`Settle::Later`,
+//!   `Work::Again`).
+//! * *Fair turns.* A round serves what has come, up to 256 messages or about 1 MiB, then
+//!   the model has its slice. [`Server::process`] is one round. It never waits; the timer of
+//!   [`Server::poll_fd`] makes that readable when the model wanted to be called again.
+//! * *Everything is answered while something else is outstanding*: a change of state that
 //!   takes time defers only its own reply, and the device's own DMA by message is sent
 //!   between messages and finished when its answer comes. None is sent, and nothing is
-//!   waited for, inside a region access.
-//! * Reading never waits for writing: what the socket does not take is queued, up to a
+//!   waited for, inside a region access. A client that asks for a twin socket gets what
+//!   the device asks there.
+//! * *Reading never waits for writing*: what a socket does not take is queued, up to a
 //!   bound, above which the client is disconnected.
-//! * A client that does not agree on a version in time is disconnected: it would keep
-//!   all others out.
-//! * When a client goes away its session, mappings, eventfds and messages are dropped
+//! * *A client that goes* takes its session, mappings, eventfds and messages with it,
 //!   before the next one is taken, which waits in the listener's backlog. The device
 //!   keeps its contents and its migration state, unless
-//!   [`ServerOptions::reset_on_disconnect`] says otherwise.
+//!   [`ServerOptions::reset_on_disconnect`] says otherwise. One that does not agree on a
+//!   version in time is disconnected: it would keep all others out.
+//! * *A client that breaks the rules* gets an errno where it can be answered, and is
+//!   disconnected where nobody knows what it means: [`DisconnectReason`], in the log
+//!   and from [`Server::last_disconnect`]. The errors of this module are the server's
+//!   own, never a client's.
+//!
+//! What each command does, and with which errno, is in `docs/vfio-user.md`.
 
 mod commands;
+mod disconnect;
+mod dma;
 mod features;
+mod irqs;
+mod line;
+mod migration;
+mod options;
 mod peer;
+mod regions;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use abi::vfio_user::default;
 use device::{Runner, Work};
 use sys::socket::Listener;
 use sys::{Epoll, EventFd, Interest, Timer};
-use thiserror::Error;
 
-pub use peer::DisconnectReason;
-use peer::Peer;
+pub use disconnect::DisconnectReason;
+pub use options::{ServerError, ServerOptions, Stop};
+use peer::{Peer, Socket};
 
-/// How many messages are served before the model and the timer have their turn.
-const MESSAGES_A_TURN: usize = 16;
+/// How many messages are served before the model and the timer have their turn, ...
+const MESSAGES_A_TURN: usize = 256;
 
-/// How long a client may take to agree on a version, unless the options say otherwise.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// ... and about how many bytes of them and their answers.
+const BYTES_A_TURN: u64 = 1 << 20;
+
+/// The least and the most room in a socket that is asked for, in bytes.
+const SEND_BUFFER: (usize, usize) = (256 << 10, 4 << 20);
 
 /// Keys of the epoll set.
 const LISTENER: u64 = 0;
 const SOCKET: u64 = 1;
 const TIMER: u64 = 2;
 const STOP: u64 = 3;
-
-/// How a server behaves.
-#[derive(Clone, Debug)]
-pub struct ServerOptions {
-    /// What people call the device; used in the log.
-    pub name: String,
-    /// Resets the device as soon as a client goes away, instead of leaving that to the
-    /// next one.
-    pub reset_on_disconnect: bool,
-    /// The most bytes of data in one message, 4096 to 64 MiB.
-    pub max_data_xfer_size: usize,
-    /// Whether our additions to the protocol are agreed to. Off for tests of what
-    /// happens without them.
-    pub additions: bool,
-    /// How long a client may take from the connection to an agreed VERSION, before it
-    /// is dropped and the next one has its turn.
-    pub handshake_deadline: Duration,
-}
-
-impl Default for ServerOptions {
-    fn default() -> ServerOptions {
-        ServerOptions {
-            name: "device".to_owned(),
-            reset_on_disconnect: false,
-            max_data_xfer_size: default::MAX_DATA_XFER_SIZE as usize,
-            additions: true,
-            handshake_deadline: HANDSHAKE,
-        }
-    }
-}
-
-/// A device that cannot be served.
-#[derive(Debug, Error)]
-pub enum ServerError {
-    /// The windows of a region are not one stretch of one file, as a reply with a single
-    /// descriptor needs them: window and memory have to lie at the same distance, and
-    /// the memory not before the window.
-    #[error("the windows of region {0} are not one stretch of one file")]
-    Windows(u32),
-    /// A limit is out of its range.
-    #[error("max_data_xfer_size of {0} bytes is not between 4096 and 64 MiB")]
-    Limit(usize),
-    /// The operating system refused something.
-    #[error("cannot set the server up")]
-    Io(#[from] io::Error),
-}
-
-/// Ends [`Server::serve`] from any thread.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    inner: Arc<(AtomicBool, EventFd)>,
-}
-
-impl Stop {
-    /// Not stopped yet.
-    ///
-    /// # Errors
-    /// When the process has no descriptor left.
-    pub fn new() -> io::Result<Stop> {
-        Ok(Stop { inner: Arc::new((AtomicBool::new(false), EventFd::new()?)) })
-    }
-
-    /// Stops the server, now or as soon as it serves.
-    pub fn stop(&self) {
-        self.inner.0.store(true, Ordering::SeqCst);
-        // It can only be full, and then the server is woken anyway.
-        let _ = self.inner.1.signal(1);
-    }
-
-    fn stopped(&self) -> bool {
-        self.inner.0.load(Ordering::SeqCst)
-    }
-}
+const TWIN: u64 = 4;
 
 /// Serves one device; see the [module](self).
 pub struct Server {
@@ -143,8 +243,11 @@ pub struct Server {
     timer: Timer,
     /// What the timer is set to.
     due: Option<Instant>,
-    /// What the socket is waited for.
-    interest: Interest,
+    /// What the client's sockets are waited for.
+    interest: [Interest; 2],
+    /// Eventfds of the client that unmask a vector, by their key in the epoll set.
+    unmasks: BTreeMap<u64, EventFd>,
+    unanswered_errors: u64,
 }
 
 /// When the next turn is due, if nothing comes in.
@@ -166,7 +269,7 @@ impl Server {
             return Err(ServerError::Limit(limit));
         }
         for region in &runner.description().regions {
-            if !commands::one_stretch(region) {
+            if !regions::one_stretch(region) {
                 return Err(ServerError::Windows(region.index));
             }
         }
@@ -182,7 +285,9 @@ impl Server {
             epoll,
             timer,
             due: None,
-            interest: Interest::NONE,
+            interest: [Interest::READ; 2],
+            unmasks: BTreeMap::new(),
+            unanswered_errors: 0,
         })
     }
 
@@ -199,6 +304,11 @@ impl Server {
     /// Why the last client that went away did.
     pub fn last_disconnect(&self) -> Option<&DisconnectReason> {
         self.last_disconnect.as_ref()
+    }
+
+    /// Commands that failed and whose sender wanted no reply, from all clients.
+    pub fn unanswered_errors(&self) -> u64 {
+        self.unanswered_errors
     }
 
     /// Takes clients from a listener, one at a time; the others wait.
@@ -222,14 +332,24 @@ impl Server {
         if self.peer.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        self.give_room(&socket);
         self.epoll.add(&socket, SOCKET, Interest::READ)?;
-        self.interest = Interest::READ;
+        self.interest = [Interest::READ; 2];
         if let Some(listener) = &self.listener {
             self.epoll.modify(listener, LISTENER, Interest::NONE)?;
         }
         tracing::debug!(device = %self.options.name, "a client connected");
         self.peer = Some(Peer::new(socket, self.options.handshake_deadline));
         Ok(())
+    }
+
+    /// Room in a socket for the longest message, so that it goes out in one piece. Where
+    /// the system does not allow as much, it goes in several.
+    fn give_room(&self, socket: &OwnedFd) {
+        let bytes = self.options.max_data_xfer_size.clamp(SEND_BUFFER.0, SEND_BUFFER.1);
+        if let Err(error) = sys::socket::set_send_buffer(socket, bytes) {
+            tracing::debug!(device = %self.options.name, %error, "a small send buffer");
+        }
     }
 
     /// Readable when [`Server::process`] has something to do.
@@ -297,12 +417,15 @@ impl Server {
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Ready> {
         let mut ready = Ready::default();
-        for (key, _) in self.epoll.wait(timeout)? {
+        for (key, now) in self.epoll.wait(timeout)? {
             match key {
                 LISTENER => ready.listener = true,
-                SOCKET => ready.socket = true,
+                // What waits for room in them is sent in every turn.
+                SOCKET => ready.main = now.readable,
+                TWIN => ready.twin = now.readable,
                 // Its time has come; it stays readable until it is set again.
                 TIMER => ready.timer = true,
+                key if key >= irqs::UNMASK => self.unmask_by_event(key),
                 _ => {}
             }
         }
@@ -320,7 +443,7 @@ impl Server {
         }
         let mut more = false;
         if let Some(mut peer) = self.peer.take() {
-            match self.serve_peer(&mut peer, ready.socket) {
+            match self.serve_peer(&mut peer, ready) {
                 Ok(unfinished) => {
                     more = unfinished;
                     self.peer = Some(peer);
@@ -355,25 +478,34 @@ impl Server {
     fn serve_peer(
         &mut self,
         peer: &mut Peer,
-        readable: bool,
+        ready: Ready,
     ) -> Result<bool, DisconnectReason> {
         peer.flush()?;
-        let mut served = 0;
-        while (readable || peer.has_buffered()) && served < MESSAGES_A_TURN {
-            let Some(message) = peer.receive()? else { break };
-            self.serve_message(peer, message)?;
-            served += 1;
-            // What came later will show in the next wait, which costs less than asking
-            // for it in vain.
-            if !peer.has_buffered() {
-                break;
+        let end = peer.traffic() + BYTES_A_TURN;
+        let mut left = MESSAGES_A_TURN;
+        // Answers first: the model may wait for them.
+        let sockets = [(Socket::Twin, ready.twin), (Socket::Main, ready.main)];
+        for (socket, mut readable) in sockets {
+            while left > 0 && peer.traffic() < end {
+                let Some(line) = peer.line(socket) else { break };
+                // What came later will show in the next wait, which costs less than
+                // asking for it in vain.
+                if !std::mem::take(&mut readable) && !line.has_buffered() {
+                    break;
+                }
+                let Some(mut message) = line.receive()? else { break };
+                self.serve_message(peer, socket, &mut message)?;
+                if let Some(line) = peer.line(socket) {
+                    line.recycle(message);
+                }
+                left -= 1;
             }
         }
         if peer.agree_by().is_some_and(|by| by <= Instant::now()) {
             return Err(DisconnectReason::Handshake(self.options.handshake_deadline));
         }
         self.settle(peer)?;
-        Ok(peer.has_buffered() && served == MESSAGES_A_TURN)
+        Ok(peer.has_buffered() && (left == 0 || peer.traffic() >= end))
     }
 
     fn accept(&mut self) -> io::Result<()> {
@@ -403,7 +535,11 @@ impl Server {
         if self.options.reset_on_disconnect {
             self.runner.reset();
         }
-        self.epoll.remove(peer.fd())?;
+        self.forget_unmask(irqs::UNMASK..u64::MAX);
+        self.epoll.remove(peer.main.fd())?;
+        if let Some(twin) = &peer.twin {
+            self.epoll.remove(twin.fd())?;
+        }
         drop(peer);
         self.last_disconnect = Some(reason);
         if let Some(listener) = &self.listener {
@@ -412,12 +548,16 @@ impl Server {
         Ok(())
     }
 
-    /// Waits for room in the socket only while something is queued.
+    /// Waits for room in a socket only while something is queued for it.
     fn watch(&mut self, peer: &Peer) -> io::Result<()> {
-        let interest = if peer.has_queued() { Interest::BOTH } else { Interest::READ };
-        if interest != self.interest {
-            self.epoll.modify(peer.fd(), SOCKET, interest)?;
-            self.interest = interest;
+        let lines = [(Some(&peer.main), SOCKET), (peer.twin.as_ref(), TWIN)];
+        for ((line, key), interest) in lines.into_iter().zip(&mut self.interest) {
+            let Some(line) = line else { continue };
+            let wanted = if line.has_queued() { Interest::BOTH } else { Interest::READ };
+            if wanted != *interest {
+                self.epoll.modify(line.fd(), key, wanted)?;
+                *interest = wanted;
+            }
         }
         Ok(())
     }
@@ -435,7 +575,8 @@ impl Server {
 #[derive(Clone, Copy, Default)]
 struct Ready {
     listener: bool,
-    socket: bool,
+    main: bool,
+    twin: bool,
     timer: bool,
 }
 

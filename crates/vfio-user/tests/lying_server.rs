@@ -109,7 +109,7 @@ fn answers_that_cannot_be_are_named_and_the_server_is_given_up() {
         message(of(header), Command::REGION_READ, 0xf, &[0; 20])
     })));
     assert!(broken(&read_answered(move |header| {
-        message(of(header), Command::REGION_READ, ERROR, &[0; 20])
+        message(of(header), Command::REGION_READ, ERROR, &[0; 5000])
     })));
     for size in [0_u32, 15, 64 << 20, u32::MAX] {
         assert!(broken(&read_answered(move |header| {
@@ -130,6 +130,13 @@ fn an_error_without_a_number_is_still_an_error() {
         refusal.bytes()
     });
     assert_eq!(error.errno(), Some(Errno::EPERM));
+    // Some put the body of the request behind it, or that of the reply.
+    for body in [1, 16, 20, 4096] {
+        let error = read_answered(move |header| {
+            message(header.msg_id, Command::REGION_READ, ERROR, &vec![7; body])
+        });
+        assert_eq!(error.errno(), Some(Errno::EIO), "{body} bytes");
+    }
 }
 
 #[test]
@@ -177,18 +184,29 @@ fn all_threads_that_wait_learn_that_the_server_fell_silent() {
 
 #[test]
 fn a_second_answer_to_one_question_is_noticed() {
-    let (client, thread) = lying(true, |raw| {
-        let (header, _) = raw.receive();
-        let reply = read_reply(header.msg_id, 4, &[1; 4]);
-        raw.send(&[reply.clone(), reply].concat());
-        raw.ended();
-    });
-    // The first is good; who asks next learns that nothing more can be believed.
-    client.region_read(0, 0, &mut [0; 4]).unwrap();
-    let error = client.region_read(0, 0, &mut [0; 4]).unwrap_err();
-    assert!(matches!(error, TransportError::Gone { .. } | TransportError::Broken { .. }));
-    drop(client);
-    thread.join().unwrap();
+    // At once, or later, when nobody asks.
+    for together in [true, false] {
+        let (client, thread) = lying(true, move |raw| {
+            let (header, _) = raw.receive();
+            let reply = read_reply(header.msg_id, 4, &[1; 4]);
+            if together {
+                raw.send(&[reply.clone(), reply].concat());
+            } else {
+                raw.send(&reply);
+                raw.send(&reply);
+            }
+            // It goes on to answer properly, where anybody asks.
+            while !raw.ended() {}
+        });
+        // The first is good; who asks next learns that nothing more can be believed.
+        client.region_read(0, 0, &mut [0; 4]).unwrap();
+        let error = client.region_read(0, 0, &mut [0; 4]).unwrap_err();
+        let noticed =
+            matches!(error, TransportError::Gone { .. } | TransportError::Broken { .. });
+        assert!(noticed, "{error:?}");
+        drop(client);
+        thread.join().unwrap();
+    }
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(super) struct Bench {
     pub(super) rounds: u32,
     check: &'static str,
     now: Instant,
+    /// Whether the last read was of what the model lends.
+    lent: bool,
 }
 
 /// Memory that nobody else looks at.
@@ -83,7 +85,7 @@ impl Bench {
                 .and_then(|range| runner.map(range, true, target))
                 .map_err(|errno| fault(format!("DMA windows: {errno}")))?;
         }
-        Ok(Bench { runner, rounds: 0, check, now: Instant::now() })
+        Ok(Bench { runner, rounds: 0, check, now: Instant::now(), lent: false })
     }
 
     pub(super) fn violation(&self, what: String) -> Violation {
@@ -198,12 +200,18 @@ impl Bench {
         data: &mut Vec<u8>,
     ) -> Result<usize, Violation> {
         let mut buffer = vec![0; size.min(1 << 20)];
-        let read = self
-            .runner
-            .read_data(session, &mut buffer)
-            .map_err(|errno| self.violation(format!("cannot be saved: {errno}")))?;
-        data.extend_from_slice(&buffer[..read]);
-        Ok(read)
+        self.lent = !self.lent;
+        let read = if self.lent {
+            // One stream, whichever way it is read.
+            self.runner.lend_data(session, &mut buffer).map(|bytes| {
+                data.extend_from_slice(bytes);
+                bytes.len()
+            })
+        } else {
+            let read = self.runner.read_data(session, &mut buffer);
+            read.inspect(|read| data.extend_from_slice(&buffer[..*read]))
+        };
+        read.map_err(|errno| self.violation(format!("cannot be saved: {errno}")))
     }
 
     /// Loads a state in pieces of `size` bytes.

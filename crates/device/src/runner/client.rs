@@ -1,8 +1,9 @@
 //! What a client reaches, and what it lends: regions, interrupts, memory, the DMA log.
 
 use super::Runner;
-use crate::{DmaTarget, Trigger};
+use crate::{DmaTarget, Trigger, WINDOWS_MAX};
 use abi::errno::Errno;
+use abi::irq::IrqInfoFlags;
 use dirty::{IovaRange, PageSize};
 
 /// The index of config space (`VFIO_PCI_CONFIG_REGION_INDEX`), which answers in every
@@ -63,7 +64,8 @@ impl Runner {
         Err(Errno::EINVAL)
     }
 
-    /// Binds a trigger to an interrupt, or with `None` takes it away. In any state.
+    /// Binds a trigger to an interrupt, or with `None` takes it away, together with the
+    /// vector's mask. In any state.
     ///
     /// # Errors
     ///
@@ -75,25 +77,56 @@ impl Runner {
         trigger: Option<Box<dyn Trigger>>,
     ) -> Result<(), Errno> {
         self.check_vector(index, vector)?;
-        self.wires.bind(index, vector, trigger);
+        self.wires.bind((index, vector), trigger);
         Ok(())
     }
 
-    /// Takes all triggers of an index away.
+    /// Takes all triggers and masks of an index away.
     pub fn unbind_index(&mut self, index: u32) {
-        self.wires.unbind_index(index);
+        self.wires.irqs.unbind_index(index);
     }
 
-    /// Fires a trigger for the client (`SET_IRQS` with `DATA_NONE` and `TRIGGER`).
-    /// Nothing happens where none is bound.
+    /// Fires a trigger for the client (`SET_IRQS` with `DATA_NONE` and `TRIGGER`),
+    /// masked or not. Nothing happens where none is bound.
     ///
     /// # Errors
     ///
     /// `EINVAL` for a vector that is not there.
     pub fn trigger(&mut self, index: u32, vector: u32) -> Result<(), Errno> {
         self.check_vector(index, vector)?;
-        self.wires.fire(index, vector);
+        self.wires.irqs.fire((index, vector));
         Ok(())
+    }
+
+    /// Masks a vector: what the device raises from now on waits.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a vector that is not there, `ENOTTY` for an index that cannot be
+    /// masked.
+    pub fn mask(&mut self, index: u32, vector: u32) -> Result<(), Errno> {
+        self.check_maskable(index, vector)?;
+        self.wires.irqs.mask((index, vector));
+        Ok(())
+    }
+
+    /// Unmasks a vector. Where interrupts waited, or its level is up, one is heard now.
+    ///
+    /// # Errors
+    ///
+    /// As [`mask`](Self::mask).
+    pub fn unmask(&mut self, index: u32, vector: u32) -> Result<(), Errno> {
+        self.check_maskable(index, vector)?;
+        self.wires.unmask((index, vector));
+        Ok(())
+    }
+
+    fn check_maskable(&self, index: u32, vector: u32) -> Result<(), Errno> {
+        self.check_vector(index, vector)?;
+        match self.description.irq(index) {
+            Some(irq) if irq.flags.contains(IrqInfoFlags::MASKABLE) => Ok(()),
+            _ => Err(Errno::ENOTTY),
+        }
     }
 
     fn check_vector(&self, index: u32, vector: u32) -> Result<(), Errno> {
@@ -107,34 +140,62 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// `EEXIST` where a window overlaps it, `ENOSPC` where there are too many.
+    /// `EEXIST` where a window overlaps it, `ENOSPC` where there are as many as
+    /// [allowed](Self::set_windows_limit).
     pub fn map(
         &mut self,
         range: IovaRange,
         writable: bool,
         target: DmaTarget,
     ) -> Result<(), Errno> {
-        self.wires.map(range, writable, target)
+        self.wires.windows.map(range, writable, target)
     }
 
-    /// Takes the window at exactly `range` away. Messages to it that were not sent yet
-    /// fail with `EFAULT`; the client answers the others.
+    /// Sets how many windows there may be at once, as agreed with the client; never more
+    /// than [`WINDOWS_MAX`].
+    pub fn set_windows_limit(&mut self, windows: usize) {
+        self.wires.windows.most = windows.min(WINDOWS_MAX);
+    }
+
+    /// Takes the window at exactly `range` away. Accesses of which something was still
+    /// to be sent to it fail with `EFAULT`; the client answers what was sent.
     ///
     /// # Errors
     ///
     /// `ENOENT` where there is no such window.
     pub fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
         for token in self.wires.unmap(range)? {
-            self.complete(token, Err(Errno::EFAULT))?;
+            self.deliver(token, Err(Errno::EFAULT));
         }
         Ok(())
+    }
+
+    /// As [`unmap`](Self::unmap), and gives back what the DMA log had of the range,
+    /// which is drained; see [`DmaLog::report`](crate::DmaLog::report).
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` where there is no such window, and as the report, `EINVAL` where nothing
+    /// is logged among them. The window stays then, and so do the bits.
+    pub fn unmap_dirty(
+        &mut self,
+        range: IovaRange,
+        page_size: u64,
+        words_max: usize,
+    ) -> Result<Vec<u64>, Errno> {
+        if !self.wires.windows.is_mapped(range) {
+            return Err(Errno::ENOENT);
+        }
+        let words =
+            self.log_report(range.start(), range.length(), page_size, words_max)?;
+        self.unmap(range)?;
+        Ok(words)
     }
 
     /// Takes all windows away, as [`unmap`](Self::unmap).
     pub fn unmap_all(&mut self) {
         for token in self.wires.unmap_all() {
-            // The token was on its way until now, so the answer is not late.
-            let _ = self.complete(token, Err(Errno::EFAULT));
+            self.deliver(token, Err(Errno::EFAULT));
         }
     }
 

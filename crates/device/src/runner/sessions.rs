@@ -67,6 +67,33 @@ impl Runner {
         read
     }
 
+    /// As [`read_data`](Self::read_data), from where the model has the bytes, if it lends
+    /// them; else they are in `room`.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_data`](Self::read_data).
+    pub fn lend_data<'a>(
+        &'a mut self,
+        session: Session,
+        room: &'a mut [u8],
+    ) -> Result<&'a [u8], Errno> {
+        let open = live(&mut self.session, session, Direction::Save)?;
+        if room.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        if open.ended {
+            return Ok(&[]);
+        }
+        let most = room.len();
+        let lent = self.model.save_lent(room).and_then(|bytes| {
+            if bytes.len() > most { Err(Errno::EIO) } else { Ok(bytes) }
+        });
+        open.ended = lent == Ok(&[]) && self.state == State::StopCopy;
+        open.failed = lent.err();
+        lent
+    }
+
     /// Gives a resume session the next bytes, all of them.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! PCI config space: identity, BARs, and the power, MSI-X and PCIe capabilities.
 //!
 //! The VMM shows the guest its own view and carries that through a migration; this is
-//! what the device itself holds. It decides two things only: whether the device is bus
-//! master, and whether it is in D0.
+//! what the device itself holds. It decides four things only: whether the device is bus
+//! master, whether it is in D0, whether it interrupts by MSI-X, and whether `INTx` is
+//! off; and it shows whether `INTx` has something to tell.
 
 use device::PciIds;
 
@@ -29,7 +30,16 @@ pub const PCIE: usize = 0x60;
 
 const COMMAND: usize = 0x04;
 const BUS_MASTER: u8 = 1 << 2;
+/// In the second byte of the command register.
+const INTX_DISABLE: u8 = 1 << 2;
+const STATUS: usize = 0x06;
+/// In the first byte of the status register.
+const INTERRUPT: u8 = 1 << 3;
+/// In the second byte of the MSI-X control register.
+const MSIX_ENABLE: u8 = 1 << 7;
 const BARS: usize = 0x10;
+/// `INTA`, the only line of a function of its own.
+const PIN: u8 = 1;
 
 /// Config space, with what may be written of it.
 #[derive(Clone)]
@@ -47,7 +57,7 @@ impl ConfigSpace {
         space.put(0x02, &IDS.device.to_le_bytes());
         // Memory decoding, bus master, parity response, SERR, INTx off.
         space.allow(COMMAND, &0x0546_u16.to_le_bytes());
-        space.put(0x06, &0x0010_u16.to_le_bytes());
+        space.put(STATUS, &0x0010_u16.to_le_bytes());
         space.put(0x08, &[IDS.revision]);
         space.put(0x09, &IDS.class.to_le_bytes()[..3]);
         space.allow(0x0c, &[0xff]);
@@ -59,6 +69,7 @@ impl ConfigSpace {
         space.put(0x2e, &IDS.subsystem.to_le_bytes());
         space.put(0x34, &[PM as u8]);
         space.allow(0x3c, &[0xff]);
+        space.put(0x3d, &[PIN]);
 
         // Power management, version 3, D0 and D3hot without losing state.
         space.put(PM, &[0x01, MSIX as u8, 0x03, 0x00, 0x08, 0x00]);
@@ -99,6 +110,21 @@ impl ConfigSpace {
         self.bytes[COMMAND] & BUS_MASTER != 0 && self.bytes[PM + 4] & 3 == 0
     }
 
+    /// Whether interrupts go by MSI-X.
+    pub(super) fn msix_enabled(&self) -> bool {
+        self.bytes[MSIX + 3] & MSIX_ENABLE != 0
+    }
+
+    /// Shows whether an interrupt waits, and says whether the line is up for it: not
+    /// where the guest has turned it off, or uses MSI-X instead.
+    pub(super) fn line(&mut self, waits: bool) -> bool {
+        self.bytes[STATUS] &= !INTERRUPT;
+        if waits {
+            self.bytes[STATUS] |= INTERRUPT;
+        }
+        waits && self.bytes[COMMAND + 1] & INTX_DISABLE == 0 && !self.msix_enabled()
+    }
+
     fn put(&mut self, at: usize, bytes: &[u8]) {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
@@ -120,7 +146,7 @@ impl ConfigSpace {
 
 #[cfg(test)]
 mod tests {
-    use super::{BARS, COMMAND, ConfigSpace, IDS, MSIX, PM, SIZE};
+    use super::{BARS, COMMAND, ConfigSpace, IDS, MSIX, PM, SIZE, STATUS};
 
     fn space() -> ConfigSpace {
         ConfigSpace::new(4096, 16 << 20, 4096, 8)
@@ -159,6 +185,26 @@ mod tests {
         }
         assert_eq!(u32_at(&space, MSIX) >> 16, 0xc007);
         assert_eq!(IDS.class, u32_at(&space, 8) >> 8);
+    }
+
+    #[test]
+    fn a_line_that_is_off_or_replaced_by_msix_stays_down() {
+        let mut space = space();
+        assert!(!space.line(false));
+        assert!(space.line(true));
+        assert_eq!(u32_at(&space, COMMAND) >> 16, 0x0018);
+        // What waits is shown even where the line is down for it.
+        space.write(COMMAND, &0x0406_u16.to_le_bytes());
+        assert!(!space.line(true));
+        assert_eq!(u32_at(&space, COMMAND), 0x0018_0406);
+        space.write(COMMAND, &0x0006_u16.to_le_bytes());
+        space.write(MSIX + 2, &0x8000_u16.to_le_bytes());
+        assert!(space.msix_enabled() && !space.line(true));
+        assert!(!space.line(false));
+        assert_eq!(u32_at(&space, COMMAND), 0x0010_0006);
+        // Nobody else clears or sets it.
+        space.write(STATUS, &[0xff; 2]);
+        assert_eq!(u32_at(&space, COMMAND) >> 16, 0x0010);
     }
 
     #[test]

@@ -20,8 +20,11 @@ pub const VECTORS: u64 = 8;
 /// The interrupt index of MSI-X (`VFIO_PCI_MSIX_IRQ_INDEX`).
 pub(super) const MSIX_INDEX: u32 = 2;
 
+/// The interrupt index of the legacy line (`VFIO_PCI_INTX_IRQ_INDEX`).
+pub(super) const INTX_INDEX: u32 = 0;
+
 /// Words of the saved state.
-pub(super) const WORDS: usize = 8 + 2 * WRITER_WORDS + 2 + 2 * VECTORS as usize;
+pub(super) const WORDS: usize = 8 + 2 * WRITER_WORDS + 3 + 2 * VECTORS as usize;
 
 const BLOCK_BYTES: u64 = BLOCK as u64;
 
@@ -45,8 +48,12 @@ pub(super) struct Engine {
     peer: Writer,
     received: u64,
     received_sum: u64,
+    /// By vector: interrupts that came while MSI-X was off and were not acknowledged.
+    interrupts: u64,
     irq_sent: [u64; VECTORS as usize],
     irq_unheard: [u64; VECTORS as usize],
+    /// Whether the guest has turned MSI-X on: config space's to know, so never saved.
+    msix: bool,
     /// Messages on their way, with their length; none when the device is stopped, so never saved.
     in_flight: BTreeMap<Token, (Flight, usize)>,
 }
@@ -80,6 +87,8 @@ impl Engine {
             peer: Writer::default(),
             received: 0,
             received_sum: 0,
+            interrupts: 0,
+            msix: false,
             irq_sent: [0; VECTORS as usize],
             irq_unheard: [0; VECTORS as usize],
             in_flight: BTreeMap::new(),
@@ -103,6 +112,7 @@ impl Engine {
             reg::COMMAND_COUNT => self.command.count,
             reg::RECEIVED => self.received,
             reg::RECEIVED_SUM => self.received_sum,
+            reg::INTERRUPTS => self.interrupts,
             reg::RING..reg::PEER => self.ring.read_register(register - reg::RING),
             reg::PEER..reg::RECEIVED => self.peer.read_register(register - reg::PEER),
             reg::IRQ_SENT..reg::IRQ_UNHEARD => {
@@ -128,6 +138,10 @@ impl Engine {
             reg::COMMAND_KIND..=reg::COMMAND_DOORBELL => {
                 self.command.write_register(register, value, memory.bytes())
             }
+            reg::INTERRUPTS => {
+                self.interrupts &= !value;
+                Ok(())
+            }
             _ => Err(Errno::EINVAL),
         }
     }
@@ -138,6 +152,18 @@ impl Engine {
             self.received += 1;
             self.received_sum = self.received_sum.wrapping_add(block.sequence);
         }
+    }
+
+    // Interrupts.
+
+    /// The guest turned MSI-X on or off.
+    pub(super) fn set_msix(&mut self, on: bool) {
+        self.msix = on;
+    }
+
+    /// Whether there is something that `INTx` has to tell.
+    pub(super) fn has_interrupts(&self) -> bool {
+        self.interrupts != 0
     }
 
     // Work.
@@ -341,6 +367,9 @@ impl Engine {
         let counters = if heard { &mut self.irq_sent } else { &mut self.irq_unheard };
         if let Some(counter) = counters.get_mut(vector as usize) {
             *counter += 1;
+            if !heard && !self.msix {
+                self.interrupts |= 1 << vector;
+            }
         }
     }
 
@@ -370,7 +399,7 @@ impl Engine {
         .into_iter()
         .chain(self.ring.words())
         .chain(self.peer.words())
-        .chain([self.received, self.received_sum])
+        .chain([self.received, self.received_sum, self.interrupts])
         .chain(self.irq_sent)
         .chain(self.irq_unheard);
         for (word, part) in words.iter_mut().zip(parts) {
@@ -401,6 +430,7 @@ impl Engine {
         engine.peer.load(&mut take);
         engine.received = take();
         engine.received_sum = take();
+        engine.interrupts = take();
         engine.irq_sent = std::array::from_fn(|_| take());
         engine.irq_unheard = std::array::from_fn(|_| take());
         let command = &engine.command;
@@ -409,7 +439,8 @@ impl Engine {
                 || (command.is_possible(memory.bytes())
                     && command.copied < command.bytes))
             && [engine.ring, engine.peer].iter().all(Writer::is_sound)
-            && engine.peer.own_slots == 0;
+            && engine.peer.own_slots == 0
+            && engine.interrupts >> VECTORS == 0;
         if sound { Ok(engine) } else { Err(Errno::EINVAL) }
     }
 

@@ -18,6 +18,8 @@
 //! Config space is not part of the saved state: the VMM carries its view of it. The
 //! MSI-X table in BAR4 reads 0 and refuses writes, because with VFIO a VMM keeps the
 //! table and binds eventfds; whether a vector is masked is the VMM's to know as well.
+//! While the guest has MSI-X off in config space, what nobody hears by MSI-X waits in
+//! [`registers::INTERRUPTS`] and has `INTx` up until it is acknowledged there.
 
 pub mod block;
 mod config_space;
@@ -36,7 +38,7 @@ use device::{
     Bus, Description, Digest, Identity, Irq, Migratable, PrecopyInfo, Region, Settle,
     StateArc, Token, Window, Work,
 };
-use engine::{Engine, MSIX_INDEX};
+use engine::{Engine, INTX_INDEX, MSIX_INDEX};
 use memory::DeviceMemory;
 use states::v2::{Capabilities, Session, State, session};
 use std::time::Instant;
@@ -161,9 +163,21 @@ impl Accel {
         Ok(())
     }
 
+    /// Shows in config space whether an interrupt waits, and on the line whether the
+    /// guest wants to hear of it there.
+    fn drive_line(&mut self, bus: &mut dyn Bus) {
+        let up = self.config.line(self.engine.has_interrupts());
+        bus.set_level(INTX_INDEX, 0, up);
+    }
+
     fn register_write(&mut self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         let (register, part) = register_part(offset, data.len())?;
-        let mut value = self.engine.read_register(register, &self.memory).to_le_bytes();
+        // Ones written there clear, so a half that is not written has none.
+        let before = match register {
+            registers::INTERRUPTS => 0,
+            register => self.engine.read_register(register, &self.memory),
+        };
+        let mut value = before.to_le_bytes();
         value[part].copy_from_slice(data);
         self.engine.write_register(register, u64::from_le_bytes(value), &self.memory)
     }
@@ -207,7 +221,7 @@ impl Migratable for Accel {
                 region(BAR4, TABLE_BYTES, vec![]),
                 region(CONFIG, config_space::SIZE as u64, vec![]),
             ],
-            irqs: vec![Irq { index: MSIX_INDEX, count: VECTORS as u32 }],
+            irqs: vec![Irq::new(INTX_INDEX, 1), Irq::new(MSIX_INDEX, VECTORS as u32)],
         }
     }
 
@@ -227,15 +241,24 @@ impl Migratable for Accel {
         region: u32,
         offset: u64,
         data: &[u8],
-        _bus: &mut dyn Bus,
+        bus: &mut dyn Bus,
     ) -> Result<(), Errno> {
         match region {
-            BAR0 => self.register_write(offset, data)?,
+            BAR0 => {
+                self.register_write(offset, data)?;
+                // Before the answer: an interrupt that the guest has acknowledged must
+                // not come again when its VMM unmasks the line.
+                self.drive_line(bus);
+            }
             BAR2 => {
                 self.memory.write(offset, data);
                 self.engine.received(data);
             }
-            CONFIG => self.config.write(offset as usize, data),
+            CONFIG => {
+                self.config.write(offset as usize, data);
+                self.engine.set_msix(self.config.msix_enabled());
+                self.drive_line(bus);
+            }
             _ => return Err(Errno::EINVAL),
         }
         Ok(())
@@ -297,14 +320,17 @@ impl Migratable for Accel {
     fn loaded(&mut self) -> Result<(), Errno> {
         let loader = self.loader.as_mut().ok_or(Errno::ENODEV)?;
         self.engine = loader.finish()?;
+        self.engine.set_msix(self.config.msix_enabled());
         Ok(())
     }
 
     fn work(&mut self, bus: &mut dyn Bus, now: Instant) -> Work {
-        if !self.config.may_master() {
-            return Work::Idle;
-        }
-        self.engine.work(&mut self.memory, self.peer_allowed, bus, now)
+        let work = match self.config.may_master() {
+            true => self.engine.work(&mut self.memory, self.peer_allowed, bus, now),
+            false => Work::Idle,
+        };
+        self.drive_line(bus);
+        work
     }
 
     fn dma_done(

@@ -23,8 +23,9 @@
 //! | 0x200 | [`PEER`] | | the engine that writes into a peer: see below |
 //! | 0x300 | [`RECEIVED`] | ro | whole blocks of kind peer that were written to BAR2 by region access |
 //! | 0x308 | [`RECEIVED_SUM`] | ro | sum of their sequence numbers: `n * (n - 1) / 2` when the first `n` came exactly once, in any order |
-//! | 0x400 | [`IRQ_SENT`] | ro | 8 counters: interrupts raised and heard, by vector |
-//! | 0x480 | [`IRQ_UNHEARD`] | ro | 8 counters: interrupts that nobody was bound to |
+//! | 0x310 | [`INTERRUPTS`] | rw | bit n: the interrupt of vector n came while MSI-X was off, and waits to be acknowledged: writing a 1 clears it. `INTx` is up while it is not 0 |
+//! | 0x400 | [`IRQ_SENT`] | ro | 8 counters: interrupts raised by MSI-X and heard, by vector |
+//! | 0x480 | [`IRQ_UNHEARD`] | ro | 8 counters: interrupts that nobody was bound to by MSI-X |
 //!
 //! The two engines write blocks ([`super::block`]) at a steady rate, and have the same
 //! registers, relative to [`RING`] and [`PEER`]:
@@ -121,6 +122,8 @@ pub const RUN: u64 = 1;
 pub const RECEIVED: u64 = 0x300;
 /// Sum of the sequence numbers of the peer blocks received.
 pub const RECEIVED_SUM: u64 = 0x308;
+/// Interrupts that wait to be acknowledged, by vector.
+pub const INTERRUPTS: u64 = 0x310;
 /// The first counter of interrupts that were heard; vector n is at `8 * n`.
 pub const IRQ_SENT: u64 = 0x400;
 /// The first counter of interrupts that were not; vector n is at `8 * n`.

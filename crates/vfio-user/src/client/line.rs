@@ -16,13 +16,15 @@ mod reading;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
-use abi::vfio_user::{Command, Header};
+use abi::vfio_user::{Command, Header, HeaderFlags, RegionAccess};
 use control::TransportError;
 use sys::{Epoll, EventFd, Interest};
+use zerocopy::IntoBytes;
 
 use crate::codec::{HEADER, Malformed, Message, Reply, Request};
 use crate::stream::{StreamError, send};
@@ -34,6 +36,9 @@ pub(super) const MAX_FDS: usize = 16;
 /// What a message may have beside its data, in bytes.
 const BESIDE: usize = 8 * 1024;
 
+/// The least and the most room for what is sent, in bytes.
+const SEND_BUFFER: (usize, usize) = (256 << 10, 4 << 20);
+
 /// How long a blocking receive lasts before the deadline is looked at.
 const SLICE: Duration = Duration::from_millis(50);
 
@@ -44,6 +49,18 @@ const SHORT: Duration = Duration::from_millis(5);
 /// Ours keeps to 64 at a time.
 const QUEUE: usize = 1024;
 const QUEUE_BYTES: usize = 80 << 20;
+
+/// The most bytes of a body that says nothing: of an error reply, or of a reply where a
+/// header would do.
+pub(super) const ECHO: usize = 4096;
+
+/// What a server has no business with once there is a twin socket.
+const ASTRAY: &str = "a command on the main socket, where there is a twin socket for it";
+
+/// The number of every message that wants no reply. Some servers reply all the same (the
+/// published `vfio_user` crate before April 2026, others to say an errno): whatever they
+/// say to this number is dropped.
+const POSTED: u16 = u16::MAX;
 
 /// Keys of the worker's epoll set.
 pub(super) const SOCKET: u64 = 0;
@@ -60,6 +77,8 @@ pub(super) struct Line {
     /// What the worker waits with.
     pub(super) epoll: Epoll,
     pub(super) wake: EventFd,
+    /// The socket for what the server asks, which ends with this one.
+    twin: OnceLock<Arc<Line>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +90,8 @@ struct State {
     reading: bool,
     /// Whether the worker is woken by the socket.
     armed: bool,
+    /// Whether the server may ask here.
+    questions: bool,
     queue: VecDeque<Foreign>,
     queued_bytes: usize,
     dead: Option<Dead>,
@@ -83,10 +104,20 @@ struct Call {
     command: Command,
     /// The longest body that it can have.
     most: usize,
-    wake: Arc<Condvar>,
-    /// Whether its thread waits for `wake`.
-    waiting: bool,
+    /// Its thread, while that sleeps.
+    waiting: Option<Thread>,
+    /// Whether its thread is reading the reply itself.
+    taken: bool,
     answer: Option<Deposit>,
+}
+
+impl Call {
+    /// Has its thread look again, if it sleeps.
+    fn wake(&self) {
+        if let Some(thread) = &self.waiting {
+            thread.unpark();
+        }
+    }
 }
 
 /// A reply that somebody else read.
@@ -177,12 +208,25 @@ impl Answer {
 }
 
 impl Line {
+    /// A line for calls, and for what the server asks while it has no other.
     pub(super) fn new(socket: OwnedFd, max_data: usize) -> io::Result<Line> {
         sys::socket::set_receive_timeout(&socket, SLICE)?;
-        let epoll = Epoll::new()?;
-        let wake = EventFd::new()?;
-        epoll.add(&socket, SOCKET, Interest::READ)?;
-        epoll.add(&wake, WAKE, Interest::READ)?;
+        let line = Line::twin(socket, max_data)?;
+        line.epoll.add(&line.socket, SOCKET, Interest::READ)?;
+        line.epoll.add(&line.wake, WAKE, Interest::READ)?;
+        line.state().armed = true;
+        Ok(line)
+    }
+
+    /// A line for what the server asks alone: whoever waits there waits for as long as
+    /// it lives.
+    pub(super) fn twin(socket: OwnedFd, max_data: usize) -> io::Result<Line> {
+        // Room for the longest message, so that it goes out in one piece; where the
+        // system does not allow as much, it goes in several.
+        let room = max_data.clamp(SEND_BUFFER.0, SEND_BUFFER.1);
+        if let Err(error) = sys::socket::set_send_buffer(&socket, room) {
+            tracing::debug!(%error, "a small send buffer");
+        }
         Ok(Line {
             socket,
             writer: Mutex::new(()),
@@ -191,15 +235,38 @@ impl Line {
                 next_id: 0,
                 callers: 0,
                 reading: false,
-                armed: true,
+                armed: false,
+                questions: true,
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 dead: None,
             }),
             reader: Mutex::new(Reader::new(HEADER + max_data + BESIDE)),
-            epoll,
-            wake,
+            epoll: Epoll::new()?,
+            wake: EventFd::new()?,
+            twin: OnceLock::new(),
         })
+    }
+
+    /// From now on the server asks over `twin` alone, and nobody watches this line but
+    /// those who call.
+    pub(super) fn leave_questions_to(&self, twin: &Arc<Line>) {
+        let mut state = self.state();
+        self.arm(&mut state, false);
+        state.armed = false;
+        state.questions = false;
+        let early = state.queue.len();
+        drop(state);
+        let _ = self.twin.set(Arc::clone(twin));
+        if early > 0 {
+            self.give_up(ASTRAY);
+        }
+    }
+
+    /// Ends, for the same reason as `other` has.
+    pub(super) fn end_with(&self, other: &Line) {
+        let dead = other.state().dead.clone();
+        let _ = self.die(dead.unwrap_or(Dead::Closed));
     }
 
     /// Asks, and waits for the reply. An error reply becomes
@@ -224,8 +291,7 @@ impl Line {
                 Err(TransportError::Errno { operation, errno: Errno::EIO })
             }
             Ok(Err(errno)) => Err(TransportError::Errno { operation, errno }),
-            Err(Failed::First(dead)) => Err(dead.first(operation)),
-            Err(Failed::Later(dead)) => Err(dead.later(operation)),
+            Err(failed) => Err(failed.error(operation)),
         }
     }
 
@@ -244,7 +310,7 @@ impl Line {
             return Err(TransportError::Errno { operation, errno: Errno::EBUSY });
         }
         let mut id = state.next_id;
-        while state.calls.iter().any(|call| call.id == id) {
+        while id == POSTED || state.calls.iter().any(|call| call.id == id) {
             id = id.wrapping_add(1);
         }
         state.next_id = id.wrapping_add(1);
@@ -252,8 +318,8 @@ impl Line {
             id,
             command,
             most: sink.fixed + sink.data.len(),
-            wake: Arc::new(Condvar::new()),
-            waiting: false,
+            waiting: None,
+            taken: false,
             answer: None,
         });
         state.callers += 1;
@@ -269,7 +335,7 @@ impl Line {
         let mut state = self.state();
         state.calls.retain(|call| call.id != id);
         state.callers -= 1;
-        if state.callers == 0 && state.dead.is_none() {
+        if state.callers == 0 && state.questions && state.dead.is_none() {
             self.arm(&mut state, true);
         }
     }
@@ -282,6 +348,33 @@ impl Line {
         }
     }
 
+    /// Writes a region and wants no reply. One system call while the socket has room, and
+    /// nothing is kept: only the socket bounds how many are under way.
+    pub(super) fn post(
+        &self,
+        operation: &'static str,
+        access: &RegionAccess,
+        data: &[u8],
+        deadline: Duration,
+    ) -> Result<(), TransportError> {
+        const FIXED: usize = size_of::<RegionAccess>();
+        let header = Header {
+            msg_id: POSTED,
+            command: Command::REGION_WRITE.0,
+            // A head, and no more than `max_data_xfer_size`.
+            msg_size: (HEADER + FIXED + data.len()) as u32,
+            flags: (HeaderFlags::COMMAND | HeaderFlags::NO_REPLY).bits(),
+            error: 0,
+        };
+        let mut head = [0; HEADER + FIXED];
+        head[..HEADER].copy_from_slice(header.as_bytes());
+        head[HEADER..].copy_from_slice(access.as_bytes());
+        // The clock is only asked where there is something to wait for.
+        let mut limit = None;
+        let limit = || *limit.get_or_insert_with(|| Limit::of(deadline));
+        self.send_all(&head, data, &[], limit).map_err(|failed| failed.error(operation))
+    }
+
     /// Sends a message whole. While the socket is full, reads what comes.
     pub(super) fn send(
         &self,
@@ -289,14 +382,23 @@ impl Line {
         fds: &[BorrowedFd<'_>],
         limit: Limit,
     ) -> Result<(), Failed> {
+        self.send_all(message.head.as_bytes(), &message.tail, fds, || limit)
+    }
+
+    fn send_all(
+        &self,
+        head: &[u8],
+        tail: &[u8],
+        fds: &[BorrowedFd<'_>],
+        mut limit: impl FnMut() -> Limit,
+    ) -> Result<(), Failed> {
         let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sent = 0;
-        while sent < message.size() {
-            let (head, tail) = (message.head.as_bytes(), &message.tail);
+        while sent < head.len() + tail.len() {
             match send(self.socket.as_fd(), head, tail, fds, sent) {
                 Ok(so_far) => sent = so_far,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait_for_room(limit)?;
+                    self.wait_for_room(limit())?;
                 }
                 Err(error) => {
                     let dead = match error.kind() {
@@ -361,12 +463,13 @@ impl Line {
                 drop(state);
                 return Err(self.die(Dead::TimedOut(limit.deadline)));
             }
-            state.calls[at].waiting = true;
-            let wake = Arc::clone(&state.calls[at].wake);
-            let (mut state, _) =
-                wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            state.calls[at].waiting = Some(std::thread::current());
+            drop(state);
+            // Whoever wakes it between the two lines has done so all the same.
+            std::thread::park_timeout(left);
+            let mut state = self.state();
             if let Some(call) = state.calls.iter_mut().find(|call| call.id == id) {
-                call.waiting = false;
+                call.waiting = None;
             }
         }
     }
@@ -399,13 +502,14 @@ impl Line {
                 Failed::First(dead)
             }
         };
-        for call in &state.calls {
-            call.wake.notify_one();
-        }
+        state.calls.iter().for_each(Call::wake);
         drop(state);
         // Whoever waits in a receive stops; where the peer is gone it has already.
         let _ = sys::socket::shutdown(&self.socket);
         let _ = self.wake.signal(1);
+        if let Some(twin) = self.twin.get() {
+            let _ = twin.die(Dead::Closed);
+        }
         failed
     }
 
@@ -422,6 +526,15 @@ pub(super) enum Failed {
     First(Dead),
     /// Another one had.
     Later(Dead),
+}
+
+impl Failed {
+    fn error(self, operation: &'static str) -> TransportError {
+        match self {
+            Failed::First(dead) => dead.first(operation),
+            Failed::Later(dead) => dead.later(operation),
+        }
+    }
 }
 
 /// When a call has to be over.

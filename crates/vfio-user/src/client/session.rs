@@ -9,8 +9,8 @@ use abi::vfio_user::{Command, MigData, MigratePrecopyInfo};
 use control::{DataSession, Direction, Transport, TransportError};
 use zerocopy::FromBytes;
 
-use super::line::Sink;
-use super::{CAREFUL, Client};
+use super::Client;
+use super::line::{ECHO, Sink};
 use crate::codec::Request;
 
 const FIXED: usize = size_of::<MigData>();
@@ -55,7 +55,7 @@ impl DataSession for Session {
             return Ok(0);
         }
         let inner = &self.client.inner;
-        let wanted = into.len().min(inner.max_data);
+        let wanted = into.len().min(inner.agreed.max_data);
         let fixed = MigData { argsz: (FIXED + wanted) as u32, size: wanted as u32 };
         let request = Request::MigDataRead(fixed);
         let mut sink = Sink { fixed: FIXED, data: &mut into[..wanted] };
@@ -77,13 +77,11 @@ impl DataSession for Session {
             return Err(TransportError::Errno { operation: WRITE, errno: Errno::EINVAL });
         }
         let inner = &self.client.inner;
-        let most =
-            if inner.additions { inner.max_data } else { inner.max_data.min(CAREFUL) };
-        let piece = &from[..from.len().min(most)];
+        let piece = &from[..from.len().min(inner.agreed.max_write)];
         let size = piece.len() as u32;
         let fixed = MigData { argsz: FIXED as u32 + size, size };
         let request = Request::MigDataWrite(fixed, piece);
-        let mut sink = Sink { fixed: 0, data: &mut [] };
+        let mut sink = Sink { fixed: ECHO, data: &mut [] };
         let deadline = inner.options.call_deadline;
         inner.line.call(WRITE, &request, &[], &mut sink, deadline)?;
         Ok(piece.len())
@@ -92,7 +90,7 @@ impl DataSession for Session {
     fn precopy_info(&mut self) -> Result<Option<PrecopyInfo>, TransportError> {
         const OPERATION: &str = "ask what pre-copy has left";
         self.check(OPERATION, Direction::Save)?;
-        if !self.client.inner.additions {
+        if !self.client.inner.agreed.additions {
             return Ok(None);
         }
         let data = self.client.feature_get(

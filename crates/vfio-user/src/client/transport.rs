@@ -1,35 +1,31 @@
 //! The calls of [`Transport`] as messages.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use abi::errno::Errno;
 use abi::feature::{Feature, FeatureFlags, FeatureHeader};
-use abi::irq::{IrqInfo as RawIrqInfo, IrqSet, IrqSetFlags};
-use abi::region::{RegionFlags, RegionInfo as RawRegionInfo};
+use abi::irq::IrqInfo as RawIrqInfo;
 use abi::v2::{DeviceMigState, DeviceState};
-use abi::vfio_user::{
-    DeviceInfo as RawDeviceInfo, DmaMap, DmaMapFlags, DmaUnmap, RegionAccess,
-};
+use abi::vfio_user::DeviceInfo as RawDeviceInfo;
 use control::{
-    DataSession, DeviceInfo, Direction, DmaTarget, IrqInfo, MappedArea, RegionInfo,
-    Transport, TransportError,
+    DataSession, DeviceInfo, Direction, DmaTarget, IrqAction, IrqForm, IrqInfo,
+    MappedArea, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,
+    TransportError,
 };
-use dirty::IovaRange;
-use sys::{EventFd, SharedMemory};
+use dirty::{IovaRange, PageSize};
+use sys::EventFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Client;
-use super::line::{Answer, Sink};
+use super::agreement::SMALL;
+use super::line::{Answer, ECHO, Sink};
+use super::regions::areas;
 use super::session::Session;
-use crate::codec::{Region, Reply, Request};
-
-/// Room for the capabilities of a region.
-const REGION_MOST: usize = 4096;
+use crate::codec::{Reply, Request};
 
 impl Client {
     /// A call whose answer is small.
-    fn small(
+    pub(super) fn small(
         &self,
         operation: &'static str,
         request: &Request<'_>,
@@ -55,35 +51,6 @@ impl Client {
         TransportError::Broken { operation, what: what.to_owned() }
     }
 
-    fn region(
-        &self,
-        operation: &'static str,
-        index: u32,
-    ) -> Result<(Region, Option<OwnedFd>), TransportError> {
-        let request = Request::RegionInfo(RawRegionInfo {
-            argsz: REGION_MOST as u32,
-            flags: 0,
-            index,
-            cap_offset: 0,
-            size: 0,
-            offset: 0,
-        });
-        let mut answer = self.small(operation, &request, REGION_MOST)?;
-        let fds = std::mem::take(&mut answer.fds);
-        let region = match answer.parse(request.command()) {
-            Ok(Reply::Region(region)) if region.info.index == index => region,
-            _ => return Err(self.broken(operation, "not this region's information")),
-        };
-        let size = region.info.size;
-        let inside = |(offset, length): &(u64, u64)| {
-            *length > 0 && offset.checked_add(*length).is_some_and(|end| end <= size)
-        };
-        if !region.areas.iter().flatten().all(inside) {
-            return Err(self.broken(operation, "an area outside of its region"));
-        }
-        Ok((region, fds.into_iter().next()))
-    }
-
     /// The features that only exist by agreement.
     fn check_agreed(
         &self,
@@ -93,7 +60,7 @@ impl Client {
         let ours =
             matches!(feature, Feature::MIG_DATA_SIZE | Feature::MIG_PRECOPY_INFO_V2)
                 || feature >= Feature::VFIO_MIGRATE_PRECOPY_INFO;
-        if ours && !self.inner.additions {
+        if ours && !self.inner.agreed.additions {
             return Err(TransportError::Errno { operation, errno: Errno::ENOTTY });
         }
         Ok(())
@@ -116,19 +83,11 @@ impl Client {
                 answer.fixed.drain(..FeatureHeader::SIZE);
                 Ok(answer.fixed)
             }
+            // A header says that it was done. Where something was asked for, that there
+            // is nothing is for the caller to judge.
+            Err(_) if answer.fixed.is_empty() => Ok(Vec::new()),
             _ => Err(self.broken(operation, "not this feature's answer")),
         }
-    }
-}
-
-/// The areas that can be mapped, whichever way they are told.
-fn areas(region: &Region) -> Vec<(u64, u64)> {
-    let flags = RegionFlags::from_bits_retain(region.info.flags);
-    match &region.areas {
-        _ if !flags.contains(RegionFlags::MMAP) => Vec::new(),
-        Some(areas) => areas.clone(),
-        None if region.info.size > 0 => vec![(0, region.info.size)],
-        None => Vec::new(),
     }
 }
 
@@ -192,25 +151,7 @@ impl Transport for Client {
         offset: u64,
         into: &mut [u8],
     ) -> Result<(), TransportError> {
-        const OPERATION: &str = "read a region";
-        let fixed = size_of::<RegionAccess>();
-        let mut offset = offset;
-        for piece in into.chunks_mut(self.inner.max_data) {
-            let count = piece.len() as u32;
-            let access = RegionAccess { offset, region: index, count };
-            let request = Request::RegionRead(access);
-            let wanted = piece.len();
-            let mut sink = Sink { fixed, data: piece };
-            let deadline = self.inner.options.call_deadline;
-            let answer =
-                self.inner.line.call(OPERATION, &request, &[], &mut sink, deadline)?;
-            match RegionAccess::read_from_bytes(&answer.fixed) {
-                Ok(reply) if reply.count == count && answer.data == wanted => {}
-                _ => return Err(self.broken(OPERATION, "not as many bytes as asked")),
-            }
-            offset = offset.wrapping_add(u64::from(count));
-        }
-        Ok(())
+        self.read_region(index, offset, into)
     }
 
     fn region_write(
@@ -219,42 +160,31 @@ impl Transport for Client {
         offset: u64,
         from: &[u8],
     ) -> Result<(), TransportError> {
-        const OPERATION: &str = "write a region";
-        let mut offset = offset;
-        for piece in from.chunks(self.inner.max_data) {
-            let count = piece.len() as u32;
-            let access = RegionAccess { offset, region: index, count };
-            let request = Request::RegionWrite(access, piece);
-            let answer = self.small(OPERATION, &request, size_of::<RegionAccess>())?;
-            match answer.parse(request.command()) {
-                Ok(Reply::RegionWrite(reply)) if reply.count == count => {}
-                _ => return Err(self.broken(OPERATION, "not as many bytes as sent")),
-            }
-            offset = offset.wrapping_add(u64::from(count));
-        }
-        Ok(())
+        self.write_region(index, offset, from)
+    }
+
+    fn region_write_posted(
+        &self,
+        index: u32,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<(), TransportError> {
+        self.post_region(index, offset, from)
+    }
+
+    fn region_write_many(
+        &self,
+        writes: &[RegionWrite<'_>],
+    ) -> Result<(), TransportError> {
+        self.write_regions(writes)
     }
 
     fn region_map(&self, index: u32, offset: u64) -> Result<MappedArea, TransportError> {
-        const OPERATION: &str = "map a region";
-        let errno = |errno| TransportError::Errno { operation: OPERATION, errno };
-        let (region, fd) = self.region(OPERATION, index)?;
-        let area = areas(&region)
-            .into_iter()
-            .find(|(start, size)| (*start..start + size).contains(&offset))
-            .ok_or_else(|| errno(Errno::EINVAL))?;
-        let fd = fd.ok_or_else(|| self.broken(OPERATION, "no descriptor to map"))?;
-        let flags = RegionFlags::from_bits_retain(region.info.flags);
-        let writable = flags.contains(RegionFlags::WRITE);
-        let at = region.info.offset.wrapping_add(area.0);
-        let memory =
-            SharedMemory::from_fd(fd, at, area.1, writable).map_err(|error| {
-                TransportError::Broken {
-                    operation: OPERATION,
-                    what: format!("its descriptor cannot be mapped: {error}"),
-                }
-            })?;
-        Ok(MappedArea { offset: area.0, memory })
+        self.map_area(index, offset)
+    }
+
+    fn region_io_fds(&self, index: u32) -> Result<RegionIoFds, TransportError> {
+        self.io_fds(index)
     }
 
     fn feature_probe(&self, feature: Feature) -> Result<(), TransportError> {
@@ -269,7 +199,8 @@ impl Transport for Client {
         input: &[u8],
         most: usize,
     ) -> Result<Vec<u8>, TransportError> {
-        let most = most.min(self.inner.max_data);
+        // Only data is limited, and a small structure is none.
+        let most = most.min(self.inner.agreed.max_data.max(SMALL));
         let header = FeatureHeader::new(feature, FeatureFlags::GET, most as u32);
         let deadline = self.inner.options.call_deadline;
         self.feature("get a feature", header, input, most, deadline)
@@ -323,32 +254,21 @@ impl Transport for Client {
         start: u32,
         vectors: &[&EventFd],
     ) -> Result<(), TransportError> {
-        const OPERATION: &str = "set interrupts";
-        let argsz = size_of::<IrqSet>() as u32;
-        let deadline = self.inner.options.call_deadline;
-        let invalid =
-            TransportError::Errno { operation: OPERATION, errno: Errno::EINVAL };
-        if vectors.is_empty() {
-            if start != 0 {
-                return Err(invalid);
-            }
-            let flags = (IrqSetFlags::DATA_NONE | IrqSetFlags::ACTION_TRIGGER).bits();
-            let set = IrqSet { argsz, flags, index, start: 0, count: 0 };
-            return self.small(OPERATION, &Request::SetIrqs(set, &[]), 0).map(drop);
-        }
-        let flags = (IrqSetFlags::DATA_EVENTFD | IrqSetFlags::ACTION_TRIGGER).bits();
-        let mut start = start;
-        for batch in vectors.chunks(self.inner.max_fds) {
-            let count = batch.len() as u32;
-            let set = IrqSet { argsz, flags, index, start, count };
-            let fds: Vec<_> = batch.iter().map(|event| event.as_fd()).collect();
-            let request = Request::SetIrqs(set, &[]);
-            let mut sink = Sink { fixed: 0, data: &mut [] };
-            self.inner.line.call(OPERATION, &request, &fds, &mut sink, deadline)?;
-            let Some(next) = start.checked_add(count) else { return Err(invalid) };
-            start = next;
-        }
-        Ok(())
+        let form = match vectors {
+            [] if start == 0 => IrqForm::All(0),
+            vectors => IrqForm::Events(vectors),
+        };
+        self.set(index, start, IrqAction::Trigger, form)
+    }
+
+    fn act_on_irqs(
+        &self,
+        index: u32,
+        start: u32,
+        action: IrqAction,
+        form: IrqForm<'_>,
+    ) -> Result<(), TransportError> {
+        self.set(index, start, action, form)
     }
 
     fn dma_map(
@@ -356,49 +276,36 @@ impl Transport for Client {
         range: IovaRange,
         target: DmaTarget<'_>,
     ) -> Result<(), TransportError> {
-        const OPERATION: &str = "map DMA";
-        let mut map = DmaMap {
-            argsz: size_of::<DmaMap>() as u32,
-            flags: DmaMapFlags::READ.bits(),
-            offset: 0,
-            addr: range.start(),
-            size: range.length(),
-        };
-        let (writable, memory) = match target {
-            DmaTarget::Messages { writable } => (writable, None),
-            DmaTarget::Memory { memory, offset, writable } => {
-                let part = memory.slice(offset, range.length()).map_err(|_| {
-                    TransportError::Errno { operation: OPERATION, errno: Errno::EINVAL }
-                })?;
-                map.offset = part.offset();
-                (writable, Some(part))
-            }
-        };
-        if writable {
-            map.flags |= DmaMapFlags::WRITE.bits();
-        }
-        let fds: Vec<_> = memory.iter().map(SharedMemory::fd).collect();
-        let mut sink = Sink { fixed: 0, data: &mut [] };
-        let deadline = self.inner.options.call_deadline;
-        let request = Request::DmaMap(map);
-        self.inner.line.call(OPERATION, &request, &fds, &mut sink, deadline)?;
-        Ok(())
+        self.map(range, target)
     }
 
     fn dma_unmap(&self, range: IovaRange) -> Result<(), TransportError> {
-        let size = size_of::<DmaUnmap>();
-        let request = Request::DmaUnmap(DmaUnmap {
-            argsz: size as u32,
-            flags: 0,
-            addr: range.start(),
-            size: range.length(),
-        });
-        self.small("unmap DMA", &request, size).map(drop)
+        self.unmap(range)
+    }
+
+    fn dma_unmap_all(&self) -> Result<(), TransportError> {
+        self.unmap_all()
+    }
+
+    fn dma_unmap_dirty(
+        &self,
+        range: IovaRange,
+        page: PageSize,
+    ) -> Result<Vec<u64>, TransportError> {
+        self.unmap_dirty(range, page)
+    }
+
+    fn most_report_bytes(&self) -> usize {
+        self.inner.agreed.max_report
+    }
+
+    fn save_stream(&self) -> SaveStream {
+        self.stream()
     }
 
     fn reset(&self) -> Result<(), TransportError> {
         let deadline = self.inner.options.state_deadline;
-        let answer = self.small_within("reset", &Request::Reset, 0, deadline);
+        let answer = self.small_within("reset", &Request::Reset, ECHO, deadline);
         self.end_session();
         answer.map(drop)
     }

@@ -53,8 +53,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// A header and the longest fixed part (the 32 bytes of a DMA map or a region).
-    const MOST: usize = HEADER + 32;
+    /// A header and the longest fixed part (the 40 bytes of a DMA unmap with a bitmap).
+    const MOST: usize = HEADER + 40;
 
     /// A header for something that asks. Its size is not known yet.
     pub(crate) fn command(id: u16, command: Command) -> Head {

@@ -89,13 +89,15 @@ impl Region {
             tail.extend_from_slice(capability(RegionCap::TYPE, 0).as_bytes());
             tail.extend_from_slice([kind, subtype].as_bytes());
         }
+        // Without the flag where they are cut off (the kernel sets it): QEMU refuses
+        // capabilities at offset 0 before it looks at `argsz`.
+        (info.flags, info.cap_offset) = (info.flags & !RegionFlags::CAPS.bits(), 0);
+        if !self.fits() {
+            tail.clear();
+        }
         if !tail.is_empty() {
             info.flags |= RegionFlags::CAPS.bits();
             info.cap_offset = RegionInfo::SIZE as u32;
-        }
-        if !self.fits() {
-            tail.clear();
-            info.cap_offset = 0;
         }
         info.argsz = self.needed() as u32;
         Message::new(head.with(&info), tail)

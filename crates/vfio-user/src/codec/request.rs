@@ -4,11 +4,13 @@ use abi::feature::FeatureHeader;
 use abi::irq::{IrqInfo, IrqSet};
 use abi::region::RegionInfo;
 use abi::vfio_user::{
-    Command, DeviceInfo, DmaAccess, DmaMap, DmaUnmap, MigData, RegionAccess,
+    Command, DeviceInfo, DirtyBitmap, DmaAccess, DmaMap, DmaUnmap, DmaUnmapFlags,
+    MigData, RegionAccess, RegionIoFds, WriteMulti,
 };
 
 use super::message::{Head, Message};
 use super::version::Version;
+use super::writes::Writes;
 use super::{Malformed, first, take};
 
 /// A request; what follows its fixed fields is borrowed from the message.
@@ -20,18 +22,25 @@ pub enum Request<'a> {
     DmaMap(DmaMap),
     /// `DMA_UNMAP`.
     DmaUnmap(DmaUnmap),
+    /// `DMA_UNMAP` with `GET_DIRTY_BITMAP`: page size and length of the bitmap wanted.
+    DmaUnmapDirty(DmaUnmap, DirtyBitmap),
     /// `DEVICE_GET_INFO`.
     DeviceInfo(DeviceInfo),
     /// `DEVICE_GET_REGION_INFO`.
     RegionInfo(RegionInfo),
+    /// `DEVICE_GET_REGION_IO_FDS`.
+    IoFds(RegionIoFds),
     /// `DEVICE_GET_IRQ_INFO`.
     IrqInfo(IrqInfo),
-    /// `DEVICE_SET_IRQS` and what follows; beside descriptors.
+    /// `DEVICE_SET_IRQS` and what follows, a byte a vector with `DATA_BOOL`; with
+    /// `DATA_EVENTFD` beside descriptors.
     SetIrqs(IrqSet, &'a [u8]),
     /// `REGION_READ`.
     RegionRead(RegionAccess),
     /// `REGION_WRITE` of exactly `count` bytes.
     RegionWrite(RegionAccess, &'a [u8]),
+    /// `REGION_WRITE_MULTI`: at least one write, each of 1 to 8 bytes.
+    WriteMulti(Writes<'a>),
     /// `DMA_READ`.
     DmaRead(DmaAccess),
     /// `DMA_WRITE` of exactly `count` bytes.
@@ -57,9 +66,18 @@ impl<'a> Request<'a> {
         Ok(match command {
             Command::VERSION => Request::Version(Version::parse(body)?),
             Command::DMA_MAP => Request::DmaMap(take(body)?.0),
-            Command::DMA_UNMAP => Request::DmaUnmap(take(body)?.0),
+            Command::DMA_UNMAP => {
+                let (unmap, rest) = take::<DmaUnmap>(body)?;
+                let flags = DmaUnmapFlags::from_bits_retain(unmap.flags);
+                if flags.contains(DmaUnmapFlags::GET_DIRTY_BITMAP) {
+                    Request::DmaUnmapDirty(unmap, take(rest)?.0)
+                } else {
+                    Request::DmaUnmap(unmap)
+                }
+            }
             Command::DEVICE_GET_INFO => Request::DeviceInfo(take(body)?.0),
             Command::DEVICE_GET_REGION_INFO => Request::RegionInfo(take(body)?.0),
+            Command::DEVICE_GET_REGION_IO_FDS => Request::IoFds(take(body)?.0),
             Command::DEVICE_GET_IRQ_INFO => Request::IrqInfo(take(body)?.0),
             Command::DEVICE_SET_IRQS => {
                 let (set, data) = take(body)?;
@@ -69,6 +87,10 @@ impl<'a> Request<'a> {
             Command::REGION_WRITE => {
                 let (access, data) = take::<RegionAccess>(body)?;
                 Request::RegionWrite(access, first(data, access.count.into())?)
+            }
+            Command::REGION_WRITE_MULTI => {
+                let (count, entries) = take::<WriteMulti>(body)?;
+                Request::WriteMulti(Writes::parse(count.wr_cnt, entries)?)
             }
             Command::DMA_READ => Request::DmaRead(take(body)?.0),
             Command::DMA_WRITE => {
@@ -94,13 +116,15 @@ impl<'a> Request<'a> {
         match self {
             Request::Version(_) => Command::VERSION,
             Request::DmaMap(_) => Command::DMA_MAP,
-            Request::DmaUnmap(_) => Command::DMA_UNMAP,
+            Request::DmaUnmap(_) | Request::DmaUnmapDirty(..) => Command::DMA_UNMAP,
             Request::DeviceInfo(_) => Command::DEVICE_GET_INFO,
             Request::RegionInfo(_) => Command::DEVICE_GET_REGION_INFO,
+            Request::IoFds(_) => Command::DEVICE_GET_REGION_IO_FDS,
             Request::IrqInfo(_) => Command::DEVICE_GET_IRQ_INFO,
             Request::SetIrqs(..) => Command::DEVICE_SET_IRQS,
             Request::RegionRead(_) => Command::REGION_READ,
             Request::RegionWrite(..) => Command::REGION_WRITE,
+            Request::WriteMulti(_) => Command::REGION_WRITE_MULTI,
             Request::DmaRead(_) => Command::DMA_READ,
             Request::DmaWrite(..) => Command::DMA_WRITE,
             Request::Reset => Command::DEVICE_RESET,
@@ -118,12 +142,20 @@ impl<'a> Request<'a> {
             Request::Version(version) => version.message(head),
             Request::DmaMap(map) => Message::bare(head.with(map)),
             Request::DmaUnmap(unmap) => Message::bare(head.with(unmap)),
+            Request::DmaUnmapDirty(unmap, wanted) => {
+                Message::bare(head.with(unmap).with(wanted))
+            }
             Request::DeviceInfo(info) => Message::bare(head.with(info)),
             Request::RegionInfo(info) => Message::bare(head.with(info)),
+            Request::IoFds(info) => Message::bare(head.with(info)),
             Request::IrqInfo(info) => Message::bare(head.with(info)),
             Request::SetIrqs(set, data) => Message::new(head.with(set), *data),
             Request::RegionRead(access) => Message::bare(head.with(access)),
             Request::RegionWrite(access, data) => Message::new(head.with(access), *data),
+            Request::WriteMulti(writes) => {
+                let count = WriteMulti { wr_cnt: writes.len() as u64 };
+                Message::new(head.with(&count), writes.as_bytes())
+            }
             Request::DmaRead(access) => Message::bare(head.with(access)),
             Request::DmaWrite(access, data) => Message::new(head.with(access), *data),
             Request::Reset | Request::Unknown(_) => Message::bare(head),

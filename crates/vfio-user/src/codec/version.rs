@@ -87,6 +87,19 @@ impl<'a> Version<'a> {
         if let Some(maps) = number(all, key::MAX_DMA_MAPS, 0..=u64::MAX)? {
             found.max_dma_maps = maps;
         }
+        if let Some(sizes) = number(all, key::PGSIZES, 1..=u64::MAX)? {
+            found.pgsizes = sizes;
+        }
+        if let Some(value) = all.get(key::WRITE_MULTIPLE) {
+            found.write_multiple =
+                value.as_bool().ok_or(VersionError::Capability(key::WRITE_MULTIPLE))?;
+        }
+        if let Some(value) = all.get(key::TWIN_SOCKET) {
+            found.twin_socket = Some(twin_socket(value)?);
+        }
+        if let Some(value) = all.get(key::MIGRATION) {
+            found.migration = Some(migration(value)?);
+        }
         if let Some(ours) = all.get(key::VFIO_MIGRATE) {
             let version = ours
                 .as_object()
@@ -99,6 +112,39 @@ impl<'a> Version<'a> {
         }
         Ok(found)
     }
+}
+
+fn twin_socket(value: &Value) -> Result<TwinSocket, VersionError> {
+    let wrong = VersionError::Capability(key::TWIN_SOCKET);
+    let twin = value.as_object().ok_or(wrong.clone())?;
+    let fd_index = match twin.get(key::FD_INDEX) {
+        None => None,
+        Some(index) => {
+            let index = index.as_u64().and_then(|index| u32::try_from(index).ok());
+            Some(index.ok_or(wrong.clone())?)
+        }
+    };
+    let supported = match twin.get(key::SUPPORTED) {
+        None => false,
+        Some(supported) => supported.as_bool().ok_or(wrong)?,
+    };
+    Ok(TwinSocket { supported, fd_index })
+}
+
+fn migration(value: &Value) -> Result<Migration, VersionError> {
+    let wrong = VersionError::Capability(key::MIGRATION);
+    let all = value.as_object().ok_or(wrong.clone())?;
+    let mut found = Migration::default();
+    if let Some(size) = number(all, key::PGSIZE, 1..=u64::MAX)? {
+        if !size.is_power_of_two() {
+            return Err(wrong);
+        }
+        found.pgsize = size;
+    }
+    if let Some(size) = number(all, key::MAX_BITMAP_SIZE, 0..=u64::MAX)? {
+        found.max_bitmap_size = size;
+    }
+    Ok(found)
 }
 
 fn number(
@@ -122,8 +168,42 @@ pub struct Capabilities {
     pub max_data_xfer_size: usize,
     /// DMA mappings at once.
     pub max_dma_maps: u64,
+    /// Sizes of DMA mappings, a bit each; everything is a multiple of one of them.
+    pub pgsizes: u64,
+    /// A second socket, for what the server asks; `None` where nothing is said of it.
+    pub twin_socket: Option<TwinSocket>,
+    /// Whether `REGION_WRITE_MULTI` may be used.
+    pub write_multiple: bool,
+    /// Bitmaps of dirty pages; `None` where nothing is said of them. The key is no
+    /// longer in the text, but sent by everybody.
+    pub migration: Option<Migration>,
     /// The version of our own additions; `None` where the peer does not know them.
     pub vfio_migrate: Option<u32>,
+}
+
+/// The second socket: asked for by a client, granted by a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TwinSocket {
+    /// Whether it can be used, or in a reply is.
+    pub supported: bool,
+    /// In a reply: which of the descriptors beside it is the socket.
+    pub fd_index: Option<u32>,
+}
+
+/// What is said of dirty bitmaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// The page size of the log in bytes, a power of two.
+    pub pgsize: u64,
+    /// The longest bitmap, in bytes.
+    pub max_bitmap_size: u64,
+}
+
+impl Default for Migration {
+    /// What libvfio-user and QEMU take it for where a key is missing.
+    fn default() -> Migration {
+        Migration { pgsize: default::PGSIZES, max_bitmap_size: default::MAX_BITMAP_SIZE }
+    }
 }
 
 impl Default for Capabilities {
@@ -133,6 +213,10 @@ impl Default for Capabilities {
             max_msg_fds: default::MAX_MSG_FDS as usize,
             max_data_xfer_size: default::MAX_DATA_XFER_SIZE as usize,
             max_dma_maps: u64::from(default::MAX_DMA_MAPS),
+            pgsizes: default::PGSIZES,
+            twin_socket: None,
+            write_multiple: false,
+            migration: None,
             vfio_migrate: None,
         }
     }
@@ -145,8 +229,22 @@ impl Capabilities {
             key::MAX_MSG_FDS: self.max_msg_fds,
             key::MAX_DATA_XFER_SIZE: self.max_data_xfer_size,
             key::MAX_DMA_MAPS: self.max_dma_maps,
-            key::PGSIZES: default::PGSIZES,
+            key::PGSIZES: self.pgsizes,
         });
+        // What is not offered is not named: some take an unknown key for an error.
+        if self.write_multiple {
+            all[key::WRITE_MULTIPLE] = json!(true);
+        }
+        if let Some(TwinSocket { supported, fd_index }) = self.twin_socket {
+            all[key::TWIN_SOCKET] = json!({ key::SUPPORTED: supported });
+            if let Some(index) = fd_index {
+                all[key::TWIN_SOCKET][key::FD_INDEX] = json!(index);
+            }
+        }
+        if let Some(Migration { pgsize, max_bitmap_size }) = self.migration {
+            all[key::MIGRATION] =
+                json!({ key::PGSIZE: pgsize, key::MAX_BITMAP_SIZE: max_bitmap_size });
+        }
         if let Some(version) = self.vfio_migrate {
             all[key::VFIO_MIGRATE] = json!({ key::VERSION: version });
         }

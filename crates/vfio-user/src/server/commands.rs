@@ -5,33 +5,39 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use abi::device_info::DeviceFlags;
 use abi::errno::Errno;
-use abi::irq::{IrqInfo, IrqInfoFlags, IrqSet, IrqSetFlags};
-use abi::pci::{irq_index, region_index};
-use abi::region::{RegionFlags, RegionInfo};
-use abi::vfio_user::{
-    Command, DeviceInfo, DmaMap, DmaMapFlags, DmaUnmap, DmaUnmapFlags, MAJOR, MINOR,
-    MigData, RegionAccess,
-};
-use device::{DmaTarget, Region, Trigger, Window};
-use dirty::IovaRange;
-use sys::{EventFd, SharedMemory};
+use abi::vfio_user::{Command, MAJOR, MINOR, default};
+use sys::Interest;
 
-use super::peer::{Deferred, DisconnectReason, Incoming, MAX_FDS, Peer};
-use super::{Server, features};
-use crate::codec::{Capabilities, Kind, Region as RegionReply, Reply, Request, Version};
+use super::disconnect::DisconnectReason;
+use super::line::{Incoming, MAX_FDS};
+use super::peer::{Agreed, Deferred, Peer, Socket};
+use super::{Server, TWIN, features};
+use crate::codec::{Capabilities, Kind, Migration, Reply, Request, TwinSocket, Version};
 use crate::codec::{VersionError, kind};
 
-/// DMA addresses and sizes are multiples of this, in bytes.
+/// DMA addresses and sizes are multiples of this at least, in bytes.
 const PAGE: u64 = 4096;
+
+/// The longest bitmap of `DMA_UNMAP`, in bytes: 512 GiB in pages of 4 KiB.
+const BITMAP: u64 = 16 << 20;
 
 /// What became of a request.
 pub(super) enum Served<'a> {
     /// It is done, and answered so.
     Reply(Reply<'a>),
+    /// The same, with what follows the fixed fields at the start of the answer's buffer.
+    InData(Reply<'a>),
     /// It is answered when the runner settled.
     Deferred(Deferred),
+}
+
+/// What the header of a command says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) id: u16,
+    pub(super) command: Command,
+    pub(super) no_reply: bool,
 }
 
 impl Server {
@@ -39,24 +45,29 @@ impl Server {
     pub(super) fn serve_message(
         &mut self,
         peer: &mut Peer,
-        message: Incoming,
+        socket: Socket,
+        message: &mut Incoming,
     ) -> Result<(), DisconnectReason> {
-        let Incoming { header, fds, body } = message;
+        let header = message.header;
         let (id, command) = (header.msg_id, Command(header.command));
-        let content = &body[..header.msg_size as usize - crate::codec::HEADER];
-        let result = match kind(&header) {
+        match kind(&header) {
             Kind::Reply { error } => {
-                peer.answered(&header, error, content, &mut self.runner)
+                let runner = &mut self.runner;
+                peer.answered(socket, &header, error, message.body(), runner)
+            }
+            _ if socket == Socket::Twin => {
+                Err(DisconnectReason::NotAReply { id, command })
             }
             // Neither a question nor an answer.
-            Kind::Unknown => peer.send(&Reply::refusal(id, command, Errno::EINVAL), &[]),
+            Kind::Unknown => {
+                peer.main.send(&Reply::refusal(id, command, Errno::EINVAL), &[])
+            }
             Kind::Command { no_reply } => {
                 let asked = Asked { id, command, no_reply };
-                self.serve_command(peer, asked, content, fds)
+                let fds = std::mem::take(&mut message.fds);
+                self.serve_command(peer, asked, message.body(), fds)
             }
-        };
-        peer.recycle(body);
-        result
+        }
     }
 
     fn serve_command(
@@ -67,6 +78,9 @@ impl Server {
         fds: Vec<OwnedFd>,
     ) -> Result<(), DisconnectReason> {
         let mut data = std::mem::take(&mut peer.data);
+        if data.is_empty() {
+            data = peer.main.spare();
+        }
         let mut reply_fd = None;
         let served = match Request::parse(asked.command, body) {
             Ok(request) => {
@@ -74,32 +88,59 @@ impl Server {
             }
             Err(_) => Err(Errno::EINVAL),
         };
-        let message = match served {
-            Ok(Served::Reply(reply)) => reply.message(asked.id, asked.command),
+        let result = match served {
             Ok(Served::Deferred(deferred)) => {
                 peer.deferred = Some(deferred);
-                peer.data = data;
-                return Ok(());
+                Ok(())
             }
-            Err(errno) => {
-                let Asked { id, command, .. } = asked;
-                tracing::debug!(device = %self.options.name, id, %command, %errno, "refused");
-                Reply::refusal(id, command, errno)
+            Ok(Served::Reply(_) | Served::InData(_)) if asked.no_reply => Ok(()),
+            Ok(Served::InData(reply)) => {
+                let message = reply.message(asked.id, asked.command);
+                let (head, len) = (message.head, message.tail.len());
+                match peer.main.offer(&message, &[]) {
+                    Ok(sent) if sent == message.size() => Ok(()),
+                    Ok(sent) => {
+                        drop(message);
+                        // The buffer waits instead of a copy, unless most of it is not
+                        // needed: many could wait so.
+                        let tail = if len < data.len() / 2 {
+                            data[..len].to_vec()
+                        } else {
+                            std::mem::take(&mut data)
+                        };
+                        peer.main.keep(head, tail, len, &[], sent)
+                    }
+                    Err(reason) => Err(reason),
+                }
             }
+            Ok(Served::Reply(reply)) => {
+                let fds = reply_fd.as_ref().map(AsFd::as_fd);
+                peer.main.send(&reply.message(asked.id, asked.command), fds.as_slice())
+            }
+            Err(errno) => self.refuse(peer, asked, errno),
         };
-        let result = if asked.no_reply {
-            Ok(())
-        } else {
-            let fds: Vec<_> = reply_fd.as_ref().map(AsFd::as_fd).into_iter().collect();
-            peer.send(&message, &fds)
-        };
-        drop(message);
         peer.data = data;
         result
     }
 
-    fn carry_out<'a>(
+    /// Answers with an errno, or where no answer is wanted counts it.
+    fn refuse(
         &mut self,
+        peer: &mut Peer,
+        asked: Asked,
+        errno: Errno,
+    ) -> Result<(), DisconnectReason> {
+        let Asked { id, command, no_reply } = asked;
+        tracing::debug!(device = %self.options.name, id, %command, %errno, no_reply, "refused");
+        if no_reply {
+            self.unanswered_errors += 1;
+            return Ok(());
+        }
+        peer.main.send(&Reply::refusal(id, command, errno), &[])
+    }
+
+    fn carry_out<'a>(
+        &'a mut self,
         peer: &mut Peer,
         asked: Asked,
         request: Request<'a>,
@@ -107,22 +148,32 @@ impl Server {
         data: &'a mut Vec<u8>,
         reply_fd: &mut Option<OwnedFd>,
     ) -> Result<Served<'a>, Errno> {
-        if peer.agreed.is_none() != matches!(request, Request::Version(_)) {
-            return Err(Errno::EINVAL);
-        }
+        let agreed = match (peer.agreed, &request) {
+            (None, Request::Version(version)) => {
+                let reply = self.version(peer, asked, version, data, reply_fd)?;
+                return Ok(Served::Reply(reply));
+            }
+            (None, _) | (Some(_), Request::Version(_)) => return Err(Errno::EINVAL),
+            (Some(agreed), _) => agreed,
+        };
         let reply = match request {
-            Request::Version(version) => self.version(peer, &version, data)?,
-            Request::DmaMap(map) => self.dma_map(map, fds)?,
+            Request::DmaMap(map) => self.dma_map(agreed, map, fds)?,
             Request::DmaUnmap(unmap) => self.dma_unmap(unmap)?,
+            Request::DmaUnmapDirty(unmap, wanted) => {
+                self.dma_unmap_dirty(agreed, unmap, wanted, data)?
+            }
             Request::DeviceInfo(info) => self.device_info(info)?,
-            Request::RegionInfo(info) => self.region_info(info, reply_fd)?,
+            Request::RegionInfo(info) => self.region_info(agreed, info, reply_fd)?,
+            Request::IoFds(info) => self.io_fds(info)?,
             Request::IrqInfo(info) => self.irq_info(info)?,
             Request::SetIrqs(set, bools) => self.set_irqs(set, bools, fds)?,
-            Request::RegionRead(access) => self.region_read(access, data)?,
-            Request::RegionWrite(access, bytes) => {
-                self.runner.write_region(access.region, access.offset, bytes)?;
-                Reply::RegionWrite(access)
+            Request::RegionRead(access) => {
+                return self.region_read(agreed, access, data);
             }
+            Request::RegionWrite(access, bytes) => {
+                self.region_write(agreed, access, bytes)?
+            }
+            Request::WriteMulti(writes) => self.write_multi(agreed, writes)?,
             Request::Reset => {
                 self.runner.reset();
                 peer.precopy_flags = false;
@@ -131,10 +182,16 @@ impl Server {
             Request::Feature(header, bytes) => {
                 return features::feature(self, peer, asked, header, bytes, data);
             }
-            Request::MigDataRead(wanted) => self.data_read(peer, wanted, data)?,
-            Request::MigDataWrite(fixed, bytes) => self.data_write(fixed, bytes)?,
-            // The client's to answer, not to ask.
-            Request::DmaRead(_) | Request::DmaWrite(..) => return Err(Errno::EINVAL),
+            Request::MigDataRead(wanted) => {
+                return self.data_read(agreed, wanted, data);
+            }
+            Request::MigDataWrite(fixed, bytes) => {
+                self.data_write(agreed, fixed, bytes)?
+            }
+            // The client's to answer, not to ask. (VERSION is dealt with above.)
+            Request::Version(_) | Request::DmaRead(_) | Request::DmaWrite(..) => {
+                return Err(Errno::EINVAL);
+            }
             Request::Unknown(_) => return Err(Errno::ENOSYS),
         };
         Ok(Served::Reply(reply))
@@ -147,322 +204,105 @@ impl Server {
         }
         let Some(outcome) = self.runner.settle(Instant::now()) else { return Ok(()) };
         let Some(deferred) = peer.deferred.take() else { return Ok(()) };
-        if deferred.no_reply {
-            return Ok(());
-        }
+        let Deferred { id, no_reply, data_fd, target } = deferred;
+        let command = Command::DEVICE_FEATURE;
         match outcome {
+            Ok(_) if no_reply => Ok(()),
             Ok(_) => {
-                let data = features::state_data(deferred.target, deferred.data_fd);
+                let data = features::state_data(target, data_fd);
                 let reply = Reply::Feature(features::state_header(), &data);
-                peer.send(&reply.message(deferred.id, Command::DEVICE_FEATURE), &[])
+                peer.main.send(&reply.message(id, command), &[])
             }
-            Err(errno) => {
-                let (id, command) = (deferred.id, Command::DEVICE_FEATURE);
-                peer.send(&Reply::refusal(id, command, errno), &[])
-            }
+            Err(errno) => self.refuse(peer, Asked { id, command, no_reply }, errno),
         }
     }
 
+    /// Agrees to the lower of both sides' limits, and to what both have.
     fn version<'a>(
         &mut self,
         peer: &mut Peer,
+        asked: Asked,
         version: &Version<'_>,
         data: &'a mut Vec<u8>,
+        reply_fd: &mut Option<OwnedFd>,
     ) -> Result<Reply<'a>, Errno> {
-        let theirs = version.capabilities().map_err(|error: VersionError| {
+        let refused = |error: VersionError| {
             tracing::warn!(device = %self.options.name, %error, "VERSION refused");
             Errno::EINVAL
-        })?;
+        };
+        let theirs = version.capabilities().map_err(refused)?;
         let ours = self.options.max_data_xfer_size;
+        // Whoever maps larger pages only says so here, and is held to it.
+        let pgsizes = match theirs.pgsizes & !(PAGE - 1) {
+            0 => return Err(refused(VersionError::Capability("pgsizes"))),
+            sizes if sizes & PAGE != 0 => PAGE,
+            sizes => sizes,
+        };
+        let max_dma_maps = theirs.max_dma_maps.min(u64::from(default::MAX_DMA_MAPS));
+        let migration = theirs.migration.map(|theirs| Migration {
+            pgsize: PAGE,
+            max_bitmap_size: theirs.max_bitmap_size.min(BITMAP),
+        });
         let additions = self.options.additions && theirs.vfio_migrate.is_some();
-        let agreed = Capabilities {
+        // It travels with the answer.
+        let wants_twin = theirs.twin_socket.is_some_and(|twin| twin.supported)
+            && theirs.max_msg_fds > 0
+            && !asked.no_reply;
+        let twin = if wants_twin { self.twin() } else { None };
+        let capabilities = Capabilities {
             max_msg_fds: MAX_FDS,
             max_data_xfer_size: ours,
+            max_dma_maps,
+            pgsizes,
+            twin_socket: twin
+                .is_some()
+                .then_some(TwinSocket { supported: true, fd_index: Some(0) }),
+            write_multiple: theirs.write_multiple,
+            migration,
             vfio_migrate: additions.then_some(crate::ADDITIONS),
-            ..Capabilities::default()
         };
-        *data = agreed.text();
-        peer.agree(ours, &theirs, additions);
-        self.runner.set_message_limit(theirs.max_data_xfer_size.min(ours));
+        *data = capabilities.text();
+        let agreed = Agreed {
+            additions,
+            send: theirs.max_data_xfer_size.min(ours),
+            take: ours,
+            fds: theirs.max_msg_fds.min(MAX_FDS),
+            page: 1 << pgsizes.trailing_zeros(),
+            bitmap: migration.map_or(BITMAP, |agreed| agreed.max_bitmap_size),
+            write_multiple: theirs.write_multiple,
+        };
+        let twin = twin.map(|(near, far)| {
+            *reply_fd = Some(far);
+            near
+        });
+        peer.agree(agreed, twin);
+        self.runner.set_message_limit(agreed.send);
+        self.runner.set_windows_limit(max_dma_maps as usize);
         let minor = version.minor.min(MINOR);
         Ok(Reply::Version(Version { major: MAJOR, minor, text: data }))
     }
 
-    fn dma_map(
-        &mut self,
-        map: DmaMap,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Reply<'static>, Errno> {
-        let flags = DmaMapFlags::from_bits_retain(map.flags);
-        let access = DmaMapFlags::READ | DmaMapFlags::WRITE;
-        let unknown = flags - access - DmaMapFlags::MMAP;
-        if (map.argsz as usize) < size_of::<DmaMap>()
-            || !unknown.is_empty()
-            || !flags.intersects(access)
-            || fds.len() > 1
-            || !(map.addr | map.size).is_multiple_of(PAGE)
-        {
-            return Err(Errno::EINVAL);
-        }
-        let range = IovaRange::new(map.addr, map.size).map_err(|_| Errno::EINVAL)?;
-        let writable = flags.contains(DmaMapFlags::WRITE);
-        let target = match fds.into_iter().next() {
-            None => DmaTarget::Messages,
-            Some(fd) => {
-                let memory = SharedMemory::from_fd(fd, map.offset, map.size, writable)
-                    .map_err(|error| errno_of(&error))?;
-                DmaTarget::Window(Box::new(memory))
-            }
-        };
-        self.runner.map(range, writable, target)?;
-        Ok(Reply::Done)
-    }
-
-    fn dma_unmap(&mut self, unmap: DmaUnmap) -> Result<Reply<'static>, Errno> {
-        let flags = DmaUnmapFlags::from_bits_retain(unmap.flags);
-        if (unmap.argsz as usize) < size_of::<DmaUnmap>() {
-            return Err(Errno::EINVAL);
-        }
-        if flags == DmaUnmapFlags::ALL && unmap.addr == 0 && unmap.size == 0 {
-            self.runner.unmap_all();
-        } else if flags.is_empty() {
-            let range =
-                IovaRange::new(unmap.addr, unmap.size).map_err(|_| Errno::EINVAL)?;
-            self.runner.unmap(range)?;
-        } else {
-            // The dirty bitmap of v1 is not kept here.
-            return Err(Errno::EINVAL);
-        }
-        Ok(Reply::DmaUnmap(unmap))
-    }
-
-    fn is_pci(&self) -> bool {
-        self.runner.description().identity.pci.is_some()
-    }
-
-    fn num_regions(&self) -> u32 {
-        let regions = &self.runner.description().regions;
-        let most = regions.iter().map(|region| region.index + 1).max().unwrap_or(0);
-        if self.is_pci() { most.max(region_index::NUM) } else { most }
-    }
-
-    fn num_irqs(&self) -> u32 {
-        let irqs = &self.runner.description().irqs;
-        let most = irqs.iter().map(|irq| irq.index + 1).max().unwrap_or(0);
-        if self.is_pci() { most.max(irq_index::NUM) } else { most }
-    }
-
-    fn device_info(&self, info: DeviceInfo) -> Result<Reply<'static>, Errno> {
-        if (info.argsz as usize) < size_of::<DeviceInfo>() {
-            return Err(Errno::EINVAL);
-        }
-        let mut flags = DeviceFlags::RESET;
-        flags.set(DeviceFlags::PCI, self.is_pci());
-        Ok(Reply::DeviceInfo(DeviceInfo {
-            argsz: size_of::<DeviceInfo>() as u32,
-            flags: flags.bits(),
-            num_regions: self.num_regions(),
-            num_irqs: self.num_irqs(),
-        }))
-    }
-
-    fn region_info(
-        &self,
-        info: RegionInfo,
-        reply_fd: &mut Option<OwnedFd>,
-    ) -> Result<Reply<'static>, Errno> {
-        if (info.argsz as usize) < RegionInfo::SIZE || info.index >= self.num_regions() {
-            return Err(Errno::EINVAL);
-        }
-        let mut reply = RegionReply {
-            info: RegionInfo {
-                argsz: info.argsz,
-                flags: 0,
-                index: info.index,
-                cap_offset: 0,
-                size: 0,
-                offset: 0,
-            },
-            areas: None,
-            kind: None,
-        };
-        let Some(region) = self.runner.description().region(info.index) else {
-            return Ok(Reply::Region(reply));
-        };
-        let mut flags = RegionFlags::READ;
-        flags.set(RegionFlags::WRITE, region.writable);
-        reply.info.size = region.size;
-        if let Some(first) = region.windows.first() {
-            flags |= RegionFlags::MMAP;
-            reply.info.offset = file_offset(first).ok_or(Errno::EIO)?;
-            let areas =
-                region.windows.iter().map(|window| (window.offset, window.memory.len()));
-            reply.areas = Some(areas.collect());
-            // As libvfio-user: with the capabilities, and so only where there is room.
-            if reply.fits() {
-                let fd = first.memory.fd().try_clone_to_owned();
-                *reply_fd = Some(fd.map_err(|error| errno_of(&error))?);
-            }
-        }
-        reply.info.flags = flags.bits();
-        Ok(Reply::Region(reply))
-    }
-
-    fn irq_info(&self, info: IrqInfo) -> Result<Reply<'static>, Errno> {
-        if (info.argsz as usize) < size_of::<IrqInfo>() || info.index >= self.num_irqs() {
-            return Err(Errno::EINVAL);
-        }
-        let count = self.runner.description().irq(info.index).map_or(0, |irq| irq.count);
-        let flags = if count > 0 { IrqInfoFlags::EVENTFD } else { IrqInfoFlags::empty() };
-        Ok(Reply::IrqInfo(IrqInfo {
-            argsz: size_of::<IrqInfo>() as u32,
-            flags: flags.bits(),
-            index: info.index,
-            count,
-        }))
-    }
-
-    /// As `vfio_set_irqs_validate_and_prepare`, with descriptors beside the message.
-    fn set_irqs(
-        &mut self,
-        set: IrqSet,
-        bools: &[u8],
-        fds: Vec<OwnedFd>,
-    ) -> Result<Reply<'static>, Errno> {
-        let flags = IrqSetFlags::from_bits_retain(set.flags);
-        let known = IrqSetFlags::DATA_TYPE_MASK | IrqSetFlags::ACTION_TYPE_MASK;
-        let vectors = self.runner.description().irq(set.index).map_or(0, |irq| irq.count);
-        let end = set.start.checked_add(set.count).ok_or(Errno::EINVAL)?;
-        if (set.argsz as usize) < size_of::<IrqSet>()
-            || set.flags & !known != 0
-            || set.index >= self.num_irqs()
-            || end > vectors
-            || (set.count > 0 && set.start >= vectors)
-        {
-            return Err(Errno::EINVAL);
-        }
-        let data = flags.bits() & IrqSetFlags::DATA_TYPE_MASK;
-        match flags.bits() & IrqSetFlags::ACTION_TYPE_MASK {
-            action if action == IrqSetFlags::ACTION_TRIGGER.bits() => {}
-            // A vector cannot be masked here; the VMM does not listen to it instead.
-            action
-                if action == IrqSetFlags::ACTION_MASK.bits()
-                    || action == IrqSetFlags::ACTION_UNMASK.bits() =>
-            {
-                return Err(Errno::ENOTTY);
-            }
-            _ => return Err(Errno::EINVAL),
-        }
-        let range = set.start..end;
-        if data == IrqSetFlags::DATA_EVENTFD.bits() {
-            self.bind(set, fds)?;
-        } else if data == IrqSetFlags::DATA_NONE.bits() && set.count == 0 {
-            if set.start != 0 {
-                return Err(Errno::EINVAL);
-            }
-            self.runner.unbind_index(set.index);
-        } else if data == IrqSetFlags::DATA_NONE.bits() {
-            for vector in range {
-                self.runner.trigger(set.index, vector)?;
-            }
-        } else if data == IrqSetFlags::DATA_BOOL.bits() {
-            let bools = bools.get(..set.count as usize).ok_or(Errno::EINVAL)?;
-            for (vector, _) in range.zip(bools).filter(|(_, fire)| **fire != 0) {
-                self.runner.trigger(set.index, vector)?;
-            }
-        } else {
-            return Err(Errno::EINVAL);
-        }
-        Ok(Reply::Done)
-    }
-
-    fn bind(&mut self, set: IrqSet, fds: Vec<OwnedFd>) -> Result<(), Errno> {
-        if set.count == 0 {
-            return Err(Errno::EINVAL);
-        }
-        // All of them are looked at before the first is bound.
-        let triggers: Vec<Option<Box<dyn Trigger>>> = if fds.is_empty() {
-            (0..set.count).map(|_| None).collect()
-        } else if fds.len() == set.count as usize {
-            fds.into_iter()
-                .map(|fd| {
-                    let event = EventFd::from_fd(fd).map_err(|_| Errno::EINVAL)?;
-                    Ok(Some(Box::new(event) as Box<dyn Trigger>))
-                })
-                .collect::<Result<_, Errno>>()?
-        } else {
-            return Err(Errno::EINVAL);
-        };
-        for (vector, trigger) in (set.start..).zip(triggers) {
-            self.runner.bind(set.index, vector, trigger)?;
-        }
-        Ok(())
-    }
-
-    fn region_read<'a>(
-        &mut self,
-        access: RegionAccess,
-        data: &'a mut Vec<u8>,
-    ) -> Result<Reply<'a>, Errno> {
-        let into = room(data, access.count, self.options.max_data_xfer_size)?;
-        self.runner.read_region(access.region, access.offset, into)?;
-        Ok(Reply::RegionRead(access, into))
-    }
-
-    fn data_read<'a>(
-        &mut self,
-        peer: &Peer,
-        wanted: MigData,
-        data: &'a mut Vec<u8>,
-    ) -> Result<Reply<'a>, Errno> {
-        let into = room(data, wanted.size, self.options.max_data_xfer_size)?;
-        if wanted.argsz < MIG_DATA.saturating_add(wanted.size) {
-            return Err(Errno::EINVAL);
-        }
-        let session = self.runner.session().ok_or(Errno::ENODEV)?;
-        let len = match self.runner.read_data(session, into) {
-            // Over vfio-user a temporary end is an empty answer.
-            Err(Errno::ENOMSG) => 0,
-            other => other?,
-        };
-        // libvfio-user's own client wants as many bytes as it asked for, whatever `size`
-        // says; so whoever does not know us gets them.
-        let sent = if peer.agreed.is_some_and(|agreed| agreed.additions) {
-            len
-        } else {
-            into[len..].fill(0);
-            into.len()
-        };
-        let fixed = MigData { argsz: MIG_DATA + sent as u32, size: len as u32 };
-        Ok(Reply::MigDataRead(fixed, &into[..sent]))
-    }
-
-    fn data_write(
-        &mut self,
-        fixed: MigData,
-        bytes: &[u8],
-    ) -> Result<Reply<'static>, Errno> {
-        if fixed.argsz < MIG_DATA.saturating_add(fixed.size) || bytes.is_empty() {
-            return Err(Errno::EINVAL);
-        }
-        let session = self.runner.session().ok_or(Errno::ENODEV)?;
-        self.runner.write_data(session, bytes)?;
-        Ok(Reply::Done)
+    /// Both ends of a twin socket, of which the first is waited for; `None` where the
+    /// process has no descriptors left for it, and the client does without.
+    fn twin(&mut self) -> Option<(OwnedFd, OwnedFd)> {
+        let made = sys::socket::pair().and_then(|(near, far)| {
+            self.give_room(&near);
+            self.epoll.add(&near, TWIN, Interest::READ)?;
+            Ok((near, far))
+        });
+        made.inspect_err(|error| {
+            tracing::warn!(device = %self.options.name, %error, "no twin socket");
+        })
+        .ok()
     }
 }
-
-/// What the header of a command says.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
-    pub(super) id: u16,
-    pub(super) command: Command,
-    pub(super) no_reply: bool,
-}
-
-const MIG_DATA: u32 = size_of::<MigData>() as u32;
 
 /// `count` bytes of the answer's buffer, where the limit allows that many.
-fn room(data: &mut Vec<u8>, count: u32, limit: usize) -> Result<&mut [u8], Errno> {
+pub(super) fn room(
+    data: &mut Vec<u8>,
+    count: u32,
+    limit: usize,
+) -> Result<&mut [u8], Errno> {
     let count = count as usize;
     if count == 0 || count > limit {
         return Err(Errno::EINVAL);
@@ -473,22 +313,7 @@ fn room(data: &mut Vec<u8>, count: u32, limit: usize) -> Result<&mut [u8], Errno
     Ok(&mut data[..count])
 }
 
-/// Where in its file a region would start, by where one of its windows lies.
-fn file_offset(window: &Window) -> Option<u64> {
-    window.memory.offset().checked_sub(window.offset)
-}
-
-/// Whether one descriptor and one offset reach all windows of a region.
-pub(super) fn one_stretch(region: &Region) -> bool {
-    let Some(first) = region.windows.first() else { return true };
-    file_offset(first).is_some()
-        && region.windows.iter().all(|window| {
-            window.memory.same_file(&first.memory)
-                && file_offset(window) == file_offset(first)
-        })
-}
-
-fn errno_of(error: &io::Error) -> Errno {
+pub(super) fn errno_of(error: &io::Error) -> Errno {
     match error.kind() {
         io::ErrorKind::InvalidInput => Errno::EINVAL,
         _ => error.raw_os_error().map_or(Errno::EIO, Errno),

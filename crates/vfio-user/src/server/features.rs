@@ -244,7 +244,8 @@ impl Call<'_> {
         let whole = &self.peer.digest;
         let start = usize::try_from(asked.offset).map_err(|_| Errno::EINVAL)?;
         let rest = whole.get(start..).ok_or(Errno::EINVAL)?;
-        let room = self.most.min(self.server.options.max_data_xfer_size);
+        let limit = self.peer.agreed.map_or(0, |agreed| agreed.send);
+        let room = self.most.min(limit);
         let room = room.checked_sub(16).filter(|room| *room > 0).ok_or(Errno::EINVAL)?;
         let part = DigestPart { offset: asked.offset, total: whole.len() as u64 };
         data.extend(part.bytes());

@@ -1,98 +1,61 @@
-//! One client: its messages, and what it still has to be sent.
+//! One client: its sockets, what was agreed with it, and what it still has to answer.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
 use abi::vfio_user::{Command, DmaAccess, Header};
 use device::{Request as Dma, RequestKind, Runner, Token};
-use thiserror::Error;
 
-use crate::codec::{Capabilities, HEADER, Kind, Message, Reply, Request, kind};
-use crate::stream::{Mode, Receiver, StreamError, send};
+use super::disconnect::DisconnectReason;
+use super::line::Line;
+use crate::codec::{HEADER, Reply, Request};
 
 /// The longest message before VERSION was agreed, in bytes.
 const LIMIT_BEFORE: usize = 32 * 1024;
 
 /// What a message may have beside its data, in bytes: header, fixed fields, and the
 /// ranges of a DMA log.
-pub(super) const LIMIT_BESIDE: usize = 8 * 1024;
-
-/// The most bytes that wait for the socket. A client that does not read its answers
-/// gets no more of them.
-const OUTBOX: usize = 32 << 20;
+const LIMIT_BESIDE: usize = 8 * 1024;
 
 /// The most of our own messages that the client did not answer yet. The runner has a
 /// bound of its own, but a reset forgets, and an answer may never come.
 const UNANSWERED: usize = 1024;
-
-/// Descriptors in one message.
-pub(super) const MAX_FDS: usize = 16;
-
-/// Why a client was disconnected.
-#[derive(Debug, Error)]
-pub enum DisconnectReason {
-    /// It closed the connection.
-    #[error("it closed the connection")]
-    Closed,
-    /// The connection cannot go on.
-    #[error("the connection cannot go on")]
-    Stream(#[source] StreamError),
-    /// It did not read its answers.
-    #[error("{0} bytes wait for it, and it does not read them")]
-    NotReading(usize),
-    /// It answered a message that it was not sent, or not as that command.
-    #[error("it answered message {id} ({command}), which it was not sent")]
-    UnknownReply {
-        /// The message's number.
-        id: u16,
-        /// The command in the reply.
-        command: Command,
-    },
-    /// It did not agree on a version in time.
-    #[error("it did not agree on a version within {} ms", .0.as_millis())]
-    Handshake(Duration),
-    /// It leaves too many of the device's own messages unanswered.
-    #[error("it leaves {0} messages unanswered")]
-    NotAnswering(usize),
-}
-
-impl From<StreamError> for DisconnectReason {
-    fn from(error: StreamError) -> DisconnectReason {
-        match error {
-            StreamError::Closed => DisconnectReason::Closed,
-            other => DisconnectReason::Stream(other),
-        }
-    }
-}
-
-/// A message that has come in full.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    pub(super) header: Header,
-    pub(super) fds: Vec<OwnedFd>,
-    /// To be given back by [`Peer::recycle`].
-    pub(super) body: Vec<u8>,
-}
 
 /// What VERSION came to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreed {
     /// Whether our own features may be used.
     pub(super) additions: bool,
+    /// The most bytes of data in a message that we send.
+    pub(super) send: usize,
+    /// The most bytes of data in a message that we take.
+    pub(super) take: usize,
+    /// The most descriptors in a message that we send.
+    pub(super) fds: usize,
+    /// DMA addresses and sizes are multiples of this, in bytes.
+    pub(super) page: u64,
+    /// The longest bitmap that we send, in bytes.
+    pub(super) bitmap: u64,
+    /// Whether `REGION_WRITE_MULTI` may be used.
+    pub(super) write_multiple: bool,
+}
+
+/// Which of a client's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
+    /// The one that it connected with.
+    Main,
+    /// The one for what the device asks, where there are two.
+    Twin,
 }
 
 /// A client.
 #[derive(Debug)]
 pub(super) struct Peer {
-    socket: OwnedFd,
-    receiver: Receiver,
-    partial: Option<Partial>,
-    /// As long as the longest body so far, and reused.
-    body: Vec<u8>,
-    outbox: Outbox,
+    pub(super) main: Line,
+    pub(super) twin: Option<Line>,
     pub(super) agreed: Option<Agreed>,
     /// When that has to be there.
     agree_by: Option<Instant>,
@@ -119,22 +82,12 @@ pub(super) struct Deferred {
     pub(super) target: u32,
 }
 
-#[derive(Debug)]
-struct Partial {
-    header: Header,
-    fds: Vec<OwnedFd>,
-    filled: usize,
-}
-
 impl Peer {
     /// A client that has to agree on a version within `handshake`.
     pub(super) fn new(socket: OwnedFd, handshake: Duration) -> Peer {
         Peer {
-            socket,
-            receiver: Receiver::new(MAX_FDS, LIMIT_BEFORE),
-            partial: None,
-            body: Vec::new(),
-            outbox: Outbox::default(),
+            main: Line::new(socket, LIMIT_BEFORE),
+            twin: None,
             agreed: None,
             // A time that no clock will show is none.
             agree_by: Instant::now().checked_add(handshake),
@@ -147,16 +100,22 @@ impl Peer {
         }
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    /// One of its sockets, where there is that one.
+    pub(super) fn line(&mut self, socket: Socket) -> Option<&mut Line> {
+        match socket {
+            Socket::Main => Some(&mut self.main),
+            Socket::Twin => self.twin.as_mut(),
+        }
     }
 
+    /// Whether received bytes wait to be looked at.
     pub(super) fn has_buffered(&self) -> bool {
-        self.receiver.has_buffered()
+        self.main.has_buffered() || self.twin.as_ref().is_some_and(Line::has_buffered)
     }
 
-    pub(super) fn has_queued(&self) -> bool {
-        !self.outbox.messages.is_empty()
+    /// Bytes of all messages so far, both ways.
+    pub(super) fn traffic(&self) -> u64 {
+        self.main.traffic() + self.twin.as_ref().map_or(0, Line::traffic)
     }
 
     /// When the client is dropped unless it has agreed on a version by then.
@@ -165,78 +124,18 @@ impl Peer {
     }
 
     /// VERSION was agreed: messages may now be as long as that says.
-    pub(super) fn agree(&mut self, ours: usize, theirs: &Capabilities, additions: bool) {
-        self.agreed = Some(Agreed { additions });
-        // A client takes shorter messages than ours where it says so; it may send as
-        // long ones as we take.
-        tracing::debug!(?theirs, additions, "agreed");
-        self.receiver.set_limit(HEADER + ours + LIMIT_BESIDE);
+    pub(super) fn agree(&mut self, agreed: Agreed, twin: Option<OwnedFd>) {
+        tracing::debug!(?agreed, twin = twin.is_some(), "agreed");
+        let limit = HEADER + agreed.take + LIMIT_BESIDE;
+        self.main.set_limit(limit);
+        self.twin = twin.map(|socket| Line::new(socket, limit));
+        self.agreed = Some(agreed);
     }
 
-    /// The next message, where all of it has come.
-    pub(super) fn receive(&mut self) -> Result<Option<Incoming>, DisconnectReason> {
-        let fd = self.socket.as_fd();
-        let mut partial = match self.partial.take() {
-            Some(partial) => partial,
-            None => match self.receiver.header(fd, Mode::Poll) {
-                Ok(Some((header, fds))) => Partial { header, fds, filled: 0 },
-                Ok(None) => return Ok(None),
-                Err(error) => return Err(self.refuse_size(error)),
-            },
-        };
-        let len = partial.header.msg_size as usize - HEADER;
-        if self.body.len() < len {
-            // Below the receiver's limit.
-            self.body.resize(len, 0);
-        }
-        while partial.filled < len {
-            let into = &mut self.body[partial.filled..len];
-            match self.receiver.body(fd, into, Mode::Poll)? {
-                0 => {
-                    self.partial = Some(partial);
-                    return Ok(None);
-                }
-                more => partial.filled += more,
-            }
-        }
-        let body = std::mem::take(&mut self.body);
-        Ok(Some(Incoming { header: partial.header, fds: partial.fds, body }))
-    }
-
-    /// Takes the buffer of a message back.
-    pub(super) fn recycle(&mut self, body: Vec<u8>) {
-        self.body = body;
-    }
-
-    /// A size that nobody can follow is answered, where it can be, before the end.
-    fn refuse_size(&mut self, error: StreamError) -> DisconnectReason {
-        if let StreamError::Size { header, .. } = &error {
-            let errno = match header.msg_size as usize {
-                0..HEADER => Errno::EINVAL,
-                _ => Errno::EMSGSIZE,
-            };
-            if kind(header) == (Kind::Command { no_reply: false }) {
-                let message =
-                    Reply::refusal(header.msg_id, Command(header.command), errno);
-                // The connection ends either way.
-                let _ = self.send(&message, &[]);
-            }
-        }
-        error.into()
-    }
-
-    /// Sends a message, or queues what the socket does not take.
-    pub(super) fn send(
-        &mut self,
-        message: &Message<'_>,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(), DisconnectReason> {
-        self.outbox.send(self.socket.as_fd(), message, fds)
-    }
-
-    /// Sends what was queued, as far as the socket takes it.
+    /// Sends what was queued, as far as the sockets take it.
     pub(super) fn flush(&mut self) -> Result<(), DisconnectReason> {
-        self.outbox.flush(self.socket.as_fd())
+        self.main.flush()?;
+        self.twin.as_mut().map_or(Ok(()), Line::flush)
     }
 
     /// Sends the DMA that the model submitted.
@@ -244,7 +143,9 @@ impl Peer {
         &mut self,
         runner: &mut Runner,
     ) -> Result<(), DisconnectReason> {
-        while let Some(Dma { token, at, kind }) = runner.next_request() {
+        let line = self.twin.as_mut().unwrap_or(&mut self.main);
+        while !line.is_congested() {
+            let Some(Dma { token, at, kind }) = runner.next_request() else { break };
             if self.requests.len() >= UNANSWERED {
                 return Err(DisconnectReason::NotAnswering(self.requests.len()));
             }
@@ -264,22 +165,24 @@ impl Peer {
                 }
             };
             self.requests.insert(id, (token, command));
-            self.send(&access.message(id), &[])?;
+            line.send(&access.message(id), &[])?;
         }
         Ok(())
     }
 
-    /// An answer to the device's own DMA.
+    /// An answer to the device's own DMA, on the socket that it was sent on.
     pub(super) fn answered(
         &mut self,
+        socket: Socket,
         header: &Header,
         error: Option<Errno>,
         body: &[u8],
         runner: &mut Runner,
     ) -> Result<(), DisconnectReason> {
         let (id, command) = (header.msg_id, Command(header.command));
+        let asked_on = if self.twin.is_some() { Socket::Twin } else { Socket::Main };
         let token = match self.requests.get(&id) {
-            Some((token, sent)) if *sent == command => *token,
+            Some((token, sent)) if *sent == command && socket == asked_on => *token,
             _ => return Err(DisconnectReason::UnknownReply { id, command }),
         };
         self.requests.remove(&id);
@@ -295,87 +198,5 @@ impl Peer {
         // A reset may have forgotten it; the runner counts that.
         let _ = runner.complete(token, result);
         Ok(())
-    }
-}
-
-/// What the socket did not take yet.
-#[derive(Debug, Default)]
-struct Outbox {
-    messages: VecDeque<Queued>,
-    /// Bytes in all of them.
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Queued {
-    bytes: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    sent: usize,
-}
-
-impl Outbox {
-    fn send(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        message: &Message<'_>,
-        fds: &[BorrowedFd<'_>],
-    ) -> Result<(), DisconnectReason> {
-        let (head, tail) = (message.head.as_bytes(), &message.tail[..]);
-        let mut sent = 0;
-        if self.messages.is_empty() {
-            while sent < message.size() {
-                match send(fd, head, tail, fds, sent) {
-                    Ok(so_far) => sent = so_far,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(broken(error)),
-                }
-            }
-        }
-        if sent == message.size() {
-            return Ok(());
-        }
-        let left = message.size() - sent;
-        if self.bytes + left > OUTBOX {
-            return Err(DisconnectReason::NotReading(self.bytes + left));
-        }
-        let fds = if sent == 0 { fds } else { &[] };
-        let fds = fds
-            .iter()
-            .map(BorrowedFd::try_clone_to_owned)
-            .collect::<io::Result<_>>()
-            .map_err(broken)?;
-        let mut bytes = Vec::with_capacity(left);
-        bytes.extend_from_slice(&head[sent.min(head.len())..]);
-        bytes.extend_from_slice(&tail[sent.saturating_sub(head.len())..]);
-        self.bytes += left;
-        self.messages.push_back(Queued { bytes, fds, sent: 0 });
-        Ok(())
-    }
-
-    fn flush(&mut self, fd: BorrowedFd<'_>) -> Result<(), DisconnectReason> {
-        while let Some(first) = self.messages.front_mut() {
-            let fds: Vec<BorrowedFd<'_>> = first.fds.iter().map(AsFd::as_fd).collect();
-            match send(fd, &first.bytes, &[], &fds, first.sent) {
-                Ok(sent) => {
-                    self.bytes -= sent - first.sent;
-                    first.sent = sent;
-                    if sent == first.bytes.len() {
-                        self.messages.pop_front();
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(broken(error)),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn broken(error: io::Error) -> DisconnectReason {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-            DisconnectReason::Closed
-        }
-        _ => DisconnectReason::Stream(StreamError::Io(error)),
     }
 }

@@ -45,7 +45,8 @@ pub mod register {
     pub const READ: u64 = 8;
     /// Write: writes that many bytes of the memory by DMA.
     pub const WRITE: u64 = 16;
-    /// Write: raises that vector of MSI-X.
+    /// Write: raises that vector of MSI-X; of another index where 1 + that is in the
+    /// upper half.
     pub const RAISE: u64 = 24;
     /// Write: 1 floods the address with blocks of 1 MiB, 0 stops that.
     pub const FLOOD: u64 = 32;
@@ -53,6 +54,8 @@ pub mod register {
     pub const DONE: u64 = 40;
     /// Read: the errno of the last DMA that did not.
     pub const FAILED: u64 = 48;
+    /// Write: the level of vector 0 of index 0.
+    pub const LEVEL: u64 = 64;
     /// Write: how often an arc is answered with "later".
     pub const LAZY: u64 = 56;
 }
@@ -74,6 +77,8 @@ pub struct Toy {
     loaded: usize,
     /// A window behind the first one, in memory of its own.
     pub second_window: Option<SharedMemory>,
+    /// What interrupts it has.
+    pub irqs: Vec<Irq>,
 }
 
 impl Toy {
@@ -92,6 +97,7 @@ impl Toy {
             saved: 0,
             loaded: 0,
             second_window: None,
+            irqs: vec![Irq::new(2, 40)],
         }
     }
 
@@ -144,7 +150,7 @@ impl Migratable for Toy {
                 region(2, MEMORY, windows),
                 region(7, 256, Vec::new()),
             ],
-            irqs: vec![Irq { index: 2, count: 40 }],
+            irqs: self.irqs.clone(),
         }
     }
 
@@ -191,8 +197,10 @@ impl Migratable for Toy {
                 self.note(dma, false);
             }
             (0, register::RAISE) => {
-                bus.raise(2, value as u32).map_err(|_| Errno::ENXIO)?;
+                let index = ((value >> 32) as u32).checked_sub(1).unwrap_or(2);
+                bus.raise(index, value as u32).map_err(|_| Errno::ENXIO)?;
             }
+            (0, register::LEVEL) => bus.set_level(0, 0, value != 0),
             (0, register::FLOOD) => self.flood = value != 0,
             (0, register::LAZY) => self.lazy = value,
             _ => return Err(Errno::EINVAL),
@@ -302,7 +310,7 @@ impl Served {
         Served::with(Toy::new(Capabilities::ALL), options)
     }
 
-    pub fn with(toy: Toy, options: ServerOptions) -> Served {
+    pub fn with(toy: impl Migratable + 'static, options: ServerOptions) -> Served {
         let folder = tempfile::tempdir().unwrap();
         let listener = Listener::bind(&folder.path().join("toy")).unwrap();
         let runner = Runner::new(Box::new(toy)).unwrap();

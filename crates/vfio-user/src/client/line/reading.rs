@@ -5,10 +5,11 @@ use std::sync::{MutexGuard, PoisonError};
 
 use abi::errno::Errno;
 use abi::vfio_user::{Command, Header};
+use sys::Interest;
 
 use super::{
-    Answer, Dead, Deposit, Failed, Foreign, Limit, Line, MAX_FDS, QUEUE, QUEUE_BYTES,
-    Sink,
+    ASTRAY, Answer, Call, Dead, Deposit, ECHO, Failed, Foreign, Limit, Line, MAX_FDS,
+    POSTED, QUEUE, QUEUE_BYTES, Sink,
 };
 use crate::codec::{HEADER, Kind, kind};
 use crate::stream::{Mode, Receiver};
@@ -18,13 +19,15 @@ use crate::stream::{Mode, Receiver};
 pub(in crate::client) struct Role<'a> {
     line: &'a Line,
     reader: MutexGuard<'a, Reader>,
+    /// Whether this is the worker, who need not be told of what it reads itself.
+    worker: bool,
 }
 
 impl<'a> Role<'a> {
     /// For whoever has set the flag.
     pub(super) fn of(line: &'a Line) -> Role<'a> {
         let reader = line.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        Role { line, reader }
+        Role { line, reader, worker: false }
     }
 }
 
@@ -32,9 +35,9 @@ impl Drop for Role<'_> {
     fn drop(&mut self) {
         let mut state = self.line.state();
         state.reading = false;
-        let next = state.calls.iter().find(|call| call.waiting && call.answer.is_none());
-        if let Some(call) = next {
-            call.wake.notify_one();
+        let sleeps = |call: &&Call| call.waiting.is_some() && call.answer.is_none();
+        if let Some(call) = state.calls.iter().find(sleeps) {
+            call.wake();
         }
     }
 }
@@ -108,8 +111,43 @@ impl Line {
         Ok(found)
     }
 
+    /// Waits for one receive, and reads what it brought. For the one thread that has a
+    /// line to itself.
+    pub(in crate::client) fn read_question(
+        &self,
+        role: &mut Role<'_>,
+    ) -> Result<(), Failed> {
+        role.worker = true;
+        if let Next::Nothing = self.next(role, Mode::Wait, None)? {
+            // Part of a message; or the other end has made its socket one that never
+            // waits, which it shares with ours.
+            sys::wait(self.socket.as_fd(), Interest::READ, None)
+                .map_err(|error| self.die(Dead::Io(error.kind(), error.to_string())))?;
+        }
+        while role.reader.receiver.has_header() {
+            self.next(role, Mode::Poll, None)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what one receive brings, or a few, as long as `limit` says: for the worker,
+    /// whom the socket wakes again where more has come.
+    pub(in crate::client) fn read_come(
+        &self,
+        role: &mut Role<'_>,
+        limit: Limit,
+    ) -> Result<(), Failed> {
+        role.worker = true;
+        while !matches!(self.next(role, Mode::Poll, None)?, Next::Nothing)
+            && role.reader.receiver.has_buffered()
+        {
+            self.check_time(limit)?;
+        }
+        Ok(())
+    }
+
     /// Reads everything that has come, without waiting, as long as `limit` says.
-    pub(in crate::client) fn read_available(
+    pub(super) fn read_available(
         &self,
         role: &mut Role<'_>,
         limit: Limit,
@@ -146,7 +184,7 @@ impl Line {
                 else {
                     return Ok(Next::Nothing);
                 };
-                self.check(&header)?;
+                self.check(&header, own)?;
                 let reply = matches!(kind(&header), Kind::Reply { .. });
                 if reply && own == Some(header.msg_id) {
                     return Ok(Next::Own(header, fds));
@@ -172,7 +210,8 @@ impl Line {
                 return Ok(Next::Nothing);
             }
         }
-        self.dispatch(message)
+        let told = role.worker;
+        self.dispatch(message, told)
     }
 
     /// A reply's body, straight to where it belongs.
@@ -185,14 +224,16 @@ impl Line {
         limit: Limit,
     ) -> Result<Result<Answer, Errno>, Failed> {
         let len = header.msg_size as usize - HEADER;
+        if let Kind::Reply { error: Some(errno) } = kind(header) {
+            // No longer than `ECHO`, or what the call takes.
+            self.read_all(role, &mut vec![0; len], limit)?;
+            return Ok(Err(errno));
+        }
         let mut fixed = vec![0; len.min(sink.fixed)];
         self.read_all(role, &mut fixed, limit)?;
         let data = len - fixed.len();
         self.read_all(role, &mut sink.data[..data], limit)?;
-        Ok(match kind(header) {
-            Kind::Reply { error: Some(errno) } => Err(errno),
-            _ => Ok(Answer { fixed, data, fds }),
-        })
+        Ok(Ok(Answer { fixed, data, fds }))
     }
 
     fn read_all(
@@ -216,33 +257,45 @@ impl Line {
     }
 
     /// Whether a message can be: a reply answers something, as that command, in a
-    /// possible length.
-    fn check(&self, header: &Header) -> Result<(), Failed> {
+    /// possible length. That to `own` is then taken.
+    fn check(&self, header: &Header, own: Option<u16>) -> Result<(), Failed> {
         let command = Command(header.command);
         let len = header.msg_size as usize - HEADER;
         let error = match kind(header) {
-            Kind::Command { .. } => return Ok(()),
+            Kind::Command { .. } if self.state().questions => return Ok(()),
+            Kind::Command { .. } => {
+                return Err(self.die(Dead::Broken(ASTRAY.to_owned())));
+            }
             Kind::Reply { error } => error,
             Kind::Unknown => {
                 let what = format!("a message with flags {:#x}", header.flags);
                 return Err(self.die(Dead::Broken(what)));
             }
         };
-        let state = self.state();
-        let what = match state.calls.iter().find(|call| call.id == header.msg_id) {
-            Some(call) if call.answer.is_some() => "a second reply to one message",
+        let mut state = self.state();
+        let call = state.calls.iter_mut().find(|call| call.id == header.msg_id);
+        let what = match call {
+            Some(call) if call.taken || call.answer.is_some() => {
+                "a second reply to one message"
+            }
             Some(call) if call.command != command => "a reply as another command",
-            Some(call) if len > call.most => "a reply that is too long",
-            Some(_) if len > 0 && error.is_some() => "an error reply with a body",
-            Some(_) => return Ok(()),
+            // What comes with an error says nothing, and is dropped.
+            Some(call) if len > call.most && (error.is_none() || len > ECHO) => {
+                "a reply that is too long"
+            }
+            Some(call) => {
+                call.taken = own == Some(header.msg_id);
+                return Ok(());
+            }
+            None if header.msg_id == POSTED && len <= ECHO => return Ok(()),
             None => "a reply to a message that was not sent",
         };
         drop(state);
         Err(self.die(Dead::Broken(format!("{what} ({command}, {len} bytes)"))))
     }
 
-    /// Gives a message to whom it is for.
-    fn dispatch(&self, message: Partial) -> Result<Next, Failed> {
+    /// Gives a message to whom it is for, which may be `told` already.
+    fn dispatch(&self, message: Partial, told: bool) -> Result<Next, Failed> {
         let Partial { header, fds, body, .. } = message;
         let mut state = self.state();
         if let Kind::Reply { error } = kind(&header) {
@@ -250,7 +303,7 @@ impl Line {
             // Its caller does not leave before it is there, unless all is over.
             if let Some(call) = state.calls.iter_mut().find(|call| call.id == id) {
                 call.answer = Some(Deposit { error, body, fds });
-                call.wake.notify_one();
+                call.wake();
             }
             return Ok(Next::Reply(id));
         }
@@ -263,8 +316,10 @@ impl Line {
         }
         state.queue.push_back(Foreign { header, body });
         drop(state);
-        // It can only be full, and then the worker is awake.
-        let _ = self.wake.signal(1);
+        if !told {
+            // It can only be full, and then the worker is awake.
+            let _ = self.wake.signal(1);
+        }
         Ok(Next::Foreign)
     }
 
@@ -279,7 +334,8 @@ impl Line {
         Some(Role::of(self))
     }
 
-    pub(super) fn take_role(&self) -> Option<Role<'_>> {
+    /// The reading role, where nobody has it.
+    pub(in crate::client) fn take_role(&self) -> Option<Role<'_>> {
         let mut state = self.state();
         if state.reading || state.dead.is_some() {
             return None;
