@@ -155,6 +155,10 @@ pub struct Serve {
     /// The part of that memory which clients map; it always goes in stop-copy
     #[arg(long, default_value = "64K", value_name = "SIZE")]
     pub mapped_window: Size,
+    /// The part behind the window that holds firmware (a pattern) from the start and
+    /// after a reset; it is saved like everything else
+    #[arg(long, default_value = "1M", value_name = "SIZE")]
+    pub firmware: Size,
     /// Reset the device whenever its client goes away
     #[arg(long)]
     pub reset_on_disconnect: bool,

@@ -25,6 +25,7 @@ pub(super) fn run(serve: &Serve, json: bool) -> Result<Exit> {
     let parameters = Parameters {
         memory_bytes: serve.memory.bytes(),
         mapped_window: serve.mapped_window.bytes(),
+        firmware: serve.firmware.bytes(),
         capabilities: serve.capabilities,
         data_version: accel::DATA_VERSION,
     };

@@ -99,7 +99,8 @@ fn memory(board: &Board, digests: &Digests) -> Vec<Option<u32>> {
     sums
 }
 
-/// What a block of a device's memory should hold, where that is known.
+/// What a block of a device's memory should hold, where that is known: what nobody wrote
+/// yet is the device's own affair, such as its firmware.
 fn block_of(
     device: &Accel,
     driver: &Driver,
@@ -115,23 +116,24 @@ fn block_of(
     }
     let block = block - plan.window;
     if block < plan.own {
-        return Some(written(Kind::DEVICE, own.counter("ring_sent"), block, plan.own));
+        let sent = own.counter("ring_sent");
+        return (sent > block).then(|| written(Kind::DEVICE, sent, block, plan.own));
     }
     let block = block - plan.own;
     if block < plan.peer {
         if !p2p {
-            return Some([0; BYTES]);
+            return None;
         }
         let from = &seen[(device.number + seen.len() - 1) % seen.len()];
         let sent = from.counter("peer_sent");
-        return Some(written(Kind::PEER, sent, block, plan.peer));
+        return (sent > block).then(|| written(Kind::PEER, sent, block, plan.peer));
     }
     let number = match driver.stage {
         Stage::Idle => driver.commands.checked_sub(1),
         Stage::Out if !is_over(driver, own) => driver.commands.checked_sub(1),
         Stage::Out | Stage::Back => Some(driver.commands),
     };
-    Some(command_page(driver, number))
+    number.map(|number| command_page(driver, Some(number)))
 }
 
 /// Whether the command that was started last is over.

@@ -95,6 +95,22 @@ impl DeviceMemory {
         self.forget_changes();
     }
 
+    /// Writes the firmware behind the window: a pattern that no block repeats.
+    pub(super) fn boot(&mut self, bytes: u64) {
+        let mut block = vec![0; BLOCK];
+        for number in self.window_blocks..self.window_blocks + bytes / BLOCK_BYTES {
+            let mut word = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            for part in block.chunks_exact_mut(8) {
+                // xorshift64: never 0 from a start that is not.
+                word ^= word << 13;
+                word ^= word >> 7;
+                word ^= word << 17;
+                part.copy_from_slice(&word.to_le_bytes());
+            }
+            self.write(number * BLOCK_BYTES, &block);
+        }
+    }
+
     /// All of it counts as saved.
     pub(super) fn forget_changes(&self) {
         // A session that reads everything begins, or there is nothing left to read.

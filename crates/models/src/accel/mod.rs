@@ -78,6 +78,10 @@ pub struct Parameters {
     pub memory_bytes: u64,
     /// Bytes at the start of it that clients may map: a multiple of 4096, at most half.
     pub mapped_window: u64,
+    /// Bytes behind the window that hold its firmware after power-on and after a reset: a
+    /// fixed pattern, so that a device that nobody used yet has something to save. A
+    /// multiple of 4096, at most what is behind the window.
+    pub firmware: u64,
     /// Which optional migration states it has.
     pub capabilities: Capabilities,
     /// The version of data that it announces, writes and accepts. Another one than
@@ -90,6 +94,7 @@ impl Default for Parameters {
         Parameters {
             memory_bytes: MEMORY_MIN,
             mapped_window: MAPPED_WINDOW,
+            firmware: 0,
             capabilities: Capabilities::ALL,
             data_version: DATA_VERSION,
         }
@@ -107,6 +112,11 @@ pub enum AccelError {
         "a mapped window of {0} bytes: not a multiple of 4096, or over half the memory"
     )]
     Window(u64),
+    /// The size of the firmware.
+    #[error(
+        "firmware of {0} bytes: not a multiple of 4096, or more than is behind the window"
+    )]
+    Firmware(u64),
     /// The memory cannot be had.
     #[error("cannot get memory for the device")]
     Allocate(#[source] std::io::Error),
@@ -127,13 +137,14 @@ pub struct Accel {
 }
 
 impl Accel {
-    /// A new accelerator, all 0. Its memory is not allocated before it is written.
+    /// A new accelerator, all 0 but for its firmware. Its memory is not allocated before
+    /// it is written.
     ///
     /// # Errors
     ///
     /// [`AccelError`] for sizes that are not possible.
     pub fn new(parameters: Parameters) -> Result<Accel, AccelError> {
-        let Parameters { memory_bytes, mapped_window, .. } = parameters;
+        let Parameters { memory_bytes, mapped_window, firmware, .. } = parameters;
         let sizes = MEMORY_MIN..=MEMORY_MAX;
         if !memory_bytes.is_power_of_two() || !sizes.contains(&memory_bytes) {
             return Err(AccelError::Memory(memory_bytes));
@@ -142,8 +153,14 @@ impl Accel {
         {
             return Err(AccelError::Window(mapped_window));
         }
-        let memory = DeviceMemory::new(memory_bytes, mapped_window)
+        if !firmware.is_multiple_of(BLOCK as u64)
+            || firmware > memory_bytes - mapped_window
+        {
+            return Err(AccelError::Firmware(firmware));
+        }
+        let mut memory = DeviceMemory::new(memory_bytes, mapped_window)
             .map_err(AccelError::Allocate)?;
+        memory.boot(firmware);
         Ok(Accel {
             parameters,
             config: fresh_config(memory_bytes),
@@ -201,8 +218,9 @@ fn register_part(
 
 impl Migratable for Accel {
     fn describe(&self) -> Description {
-        let Parameters { memory_bytes, mapped_window, capabilities, data_version } =
-            self.parameters;
+        let Parameters {
+            memory_bytes, mapped_window, capabilities, data_version, ..
+        } = self.parameters;
         let region =
             |index, size, windows| Region { index, size, writable: true, windows };
         let window = self.memory.window().map(|memory| Window { offset: 0, memory });
@@ -267,6 +285,7 @@ impl Migratable for Accel {
     fn reset(&mut self) {
         self.config = fresh_config(self.parameters.memory_bytes);
         self.memory.reset();
+        self.memory.boot(self.parameters.firmware);
         self.engine = Engine::new(&self.memory);
         self.peer_allowed = true;
         self.stop_copy = false;
