@@ -99,23 +99,26 @@ impl Bitmap {
     pub fn drain_range(&self, range: IovaRange) -> Drained {
         let bits = self.geometry.bits(range);
         let words = bits::words(&bits);
-        Drained {
-            geometry: self.geometry,
-            first_word: words.start,
-            words: words.map(|word| self.take(word, bits::mask(word, &bits))).collect(),
+        let mut drained = Drained::new(self.geometry, words.start, words.len());
+        let mut first = words.start;
+        for block in self.words[words].chunks(64) {
+            // Most words are clean, and loads cost much less than swaps. What is set
+            // right after them is found the next time.
+            let dirty = block.iter().enumerate().fold(0, |dirty, (n, word)| {
+                dirty | u64::from(word.load(Ordering::Relaxed) != 0) << n
+            });
+            drained.push(dirty, |n| self.take(first + n, bits::mask(first + n, &bits)));
+            first += block.len();
         }
+        drained
     }
 
     /// Puts back what was drained, here or from another bitmap. Bits set meanwhile
     /// stay.
     pub fn restore(&self, drained: &Drained) {
         if drained.geometry == self.geometry {
-            for (word, bits) in
-                self.words[drained.first_word..].iter().zip(&drained.words)
-            {
-                if *bits != 0 {
-                    word.fetch_or(*bits, Ordering::Release);
-                }
+            for (word, bits) in drained.words() {
+                self.words[word].fetch_or(bits, Ordering::Release);
             }
         } else {
             drained.runs().for_each(|run| self.mark(run));
@@ -150,6 +153,10 @@ impl Bitmap {
         let bits = self.geometry.bits(inside);
         let cleared = self.whole(inside, &bits);
         for word in bits::words(&bits) {
+            // As in `drain_range`: most words are clean.
+            if self.words[word].load(Ordering::Relaxed) == 0 {
+                continue;
+            }
             let asked = bits::mask(word, &bits);
             let taken = asked & bits::mask(word, &cleared);
             let mut found = self.take(word, taken);
@@ -210,7 +217,11 @@ impl Bitmap {
         let (skipped, start) = (skipped as usize, start as usize);
         let end = (start as u64 + (count - skipped) as u64).min(self.pages()) as usize;
         let target = start..end;
-        for word in bits::words(&target) {
+        // The words that lie in the target as a whole, and those at its ends.
+        let touched = bits::words(&target);
+        let first = start.div_ceil(64);
+        let whole = first..first.max(end / 64);
+        for word in (touched.start..whole.start).chain(whole.end..touched.end) {
             // Where bit 0 of this word lies in `words`; it may lie before its start.
             let found = if word * 64 >= start {
                 bits::gather(words, word * 64 - start + skipped)
@@ -221,6 +232,22 @@ impl Bitmap {
             if found != 0 {
                 self.words[word].fetch_or(found, Ordering::Release);
             }
+        }
+        if whole.is_empty() {
+            return;
+        }
+        let mut from = whole.start * 64 - start + skipped;
+        let mut moved = [0; BLOCK];
+        for block in self.words[whole].chunks(BLOCK) {
+            if from.is_multiple_of(64) {
+                merge_block(block, &words[from / 64..]);
+            } else {
+                for (n, word) in moved.iter_mut().enumerate() {
+                    *word = bits::gather(words, from + n * 64);
+                }
+                merge_block(block, &moved);
+            }
+            from += block.len() * 64;
         }
     }
 
@@ -251,11 +278,7 @@ impl Bitmap {
     /// Takes the bits of `mask` out of a word.
     fn take(&self, word: usize, mask: u64) -> u64 {
         let word = &self.words[word];
-        // Most words are clean, and a load costs much less than a swap. What is set
-        // right after it is found the next time.
-        if word.load(Ordering::Relaxed) & mask == 0 {
-            0
-        } else if mask == u64::MAX {
+        if mask == u64::MAX {
             word.swap(0, Ordering::AcqRel)
         } else {
             word.fetch_and(!mask, Ordering::AcqRel) & mask
@@ -269,6 +292,27 @@ impl Bitmap {
         let start = bits.start + usize::from(!inside.covers(head));
         let end = bits.end - usize::from(!inside.covers(tail));
         start..end.max(start)
+    }
+}
+
+/// Words that are merged together: a page of memory of them.
+const BLOCK: usize = 512;
+
+/// Words of a cache line.
+const LINE: usize = 8;
+
+/// Sets the bits of the first words of `from` in as many words.
+fn merge_block(into: &[AtomicU64], from: &[u64]) {
+    let from = &from[..into.len()];
+    let Some(first) = from.iter().position(|word| *word != 0) else { return };
+    // Atomic operations wait for memory one after the other, loads do so together.
+    for line in into[first..].iter().step_by(LINE) {
+        line.load(Ordering::Relaxed);
+    }
+    for (into, from) in into[first..].iter().zip(&from[first..]) {
+        if *from != 0 {
+            into.fetch_or(*from, Ordering::Release);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Bit `n` is bit `n % 64` of word `n / 64`, as in every uAPI bitmap on a
 //! little-endian machine.
 
+use std::iter;
 use std::ops::Range;
 
 /// The bits of word `word` that lie in `bits`.
@@ -41,6 +42,16 @@ pub(crate) fn gather(words: &[u64], position: usize) -> u64 {
     } else {
         word(index) >> shift | word(index + 1) << (64 - shift)
     }
+}
+
+/// The numbers of the bits that are set, in order.
+pub(crate) fn ones(mut word: u64) -> impl Iterator<Item = usize> {
+    iter::from_fn(move || {
+        let lowest = word.checked_sub(1)?;
+        let n = word.trailing_zeros() as usize;
+        word &= lowest;
+        Some(n)
+    })
 }
 
 /// The first bit at or after `from` that differs from `skipped`, a word of nothing

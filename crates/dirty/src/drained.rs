@@ -4,6 +4,7 @@ use crate::bits;
 use crate::{IovaRange, PageSize};
 use std::iter::FusedIterator;
 use std::ops::Range;
+use std::slice;
 
 /// The range that a bitmap covers and the pages it is made of.
 ///
@@ -66,20 +67,55 @@ impl Geometry {
 ///
 /// Whoever holds it owes these pages to somebody. When what they were drained for
 /// fails, they go back by [`Bitmap::restore`](crate::Bitmap::restore).
+///
+/// Memory: one bit for 4096 pages, and eight bytes for every 64 of which one is dirty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "drained bits are acted upon or restored, else they are lost"]
 pub struct Drained {
     pub(crate) geometry: Geometry,
-    /// The index of `words[0]` in the bitmap.
-    pub(crate) first_word: usize,
-    pub(crate) words: Vec<u64>,
+    /// The word of the bitmap that bit 0 of `blocks[0]` stands for.
+    first_word: usize,
+    /// Which words there are: bit `n` of block `k` is word `first_word + 64 * k + n`.
+    blocks: Vec<u64>,
+    /// These words, and no others, in order. None is zero.
+    words: Vec<u64>,
 }
 
 impl Drained {
+    /// Nothing yet, of `words` words from `first_word` on.
+    pub(crate) fn new(geometry: Geometry, first_word: usize, words: usize) -> Drained {
+        let blocks = Vec::with_capacity(words.div_ceil(64));
+        Drained { geometry, first_word, blocks, words: Vec::new() }
+    }
+
+    /// Adds the next 64 words: those in `block` are taken one by one, and some may turn
+    /// out to be clean.
+    pub(crate) fn push(&mut self, block: u64, mut take: impl FnMut(usize) -> u64) {
+        let mut found = block;
+        for n in bits::ones(block) {
+            match take(n) {
+                0 => found &= !(1 << n),
+                word => self.words.push(word),
+            }
+        }
+        self.blocks.push(found);
+    }
+
+    /// The words that are not zero, each with its index in the bitmap.
+    pub(crate) fn words(&self) -> Words<'_> {
+        Words {
+            blocks: self.blocks.iter(),
+            block: 0,
+            // The first block is still to come.
+            base: self.first_word.wrapping_sub(64),
+            words: self.words.iter(),
+        }
+    }
+
     /// The maximal runs of dirty pages, in order, cut to the range of the bitmap.
-    /// Clean stretches cost a comparison per 64 pages.
+    /// Clean stretches cost a comparison per 4096 pages.
     pub fn runs(&self) -> Runs<'_> {
-        Runs { drained: self, position: 0 }
+        Runs { geometry: self.geometry, words: self.words(), start: 0, word: 0 }
     }
 
     /// The runs, in pieces of at most `bytes` bytes: whole pages, as many as fit, but
@@ -111,7 +147,7 @@ impl Drained {
 
     /// Whether nothing was dirty.
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
+        self.words.is_empty()
     }
 
     /// The page size of the bitmap it comes from.
@@ -126,17 +162,18 @@ impl Drained {
 
     /// The same without the pages that `range` touches: for what was dealt with, and
     /// for tests that lose a bit on purpose.
-    pub fn without(mut self, range: IovaRange) -> Drained {
+    pub fn without(self, range: IovaRange) -> Drained {
         let bits = self.geometry.bits(range);
-        for word in bits::words(&bits) {
-            let kept = word
-                .checked_sub(self.first_word)
-                .and_then(|index| self.words.get_mut(index));
-            if let Some(kept) = kept {
-                *kept &= !bits::mask(word, &bits);
-            }
+        let Drained { geometry, first_word, ref blocks, ref words } = self;
+        let mut rest = Drained::new(geometry, first_word, blocks.len() * 64);
+        let mut words = words.iter();
+        for (k, block) in blocks.iter().enumerate() {
+            rest.push(*block, |n| {
+                let word = words.next().copied().unwrap_or(0);
+                word & !bits::mask(first_word + 64 * k + n, &bits)
+            });
         }
-        self
+        rest
     }
 }
 
@@ -149,21 +186,74 @@ impl<'a> IntoIterator for &'a Drained {
     }
 }
 
+/// Iterator over the words of a [`Drained`] that are not zero.
+#[derive(Clone, Debug)]
+pub(crate) struct Words<'a> {
+    blocks: slice::Iter<'a, u64>,
+    /// What is left of the block.
+    block: u64,
+    /// The word of the bitmap that its bit 0 stands for.
+    base: usize,
+    words: slice::Iter<'a, u64>,
+}
+
+impl Iterator for Words<'_> {
+    type Item = (usize, u64);
+
+    fn next(&mut self) -> Option<(usize, u64)> {
+        while self.block == 0 {
+            self.block = *self.blocks.next()?;
+            self.base = self.base.wrapping_add(64);
+        }
+        let index = self.base + self.block.trailing_zeros() as usize;
+        self.block &= self.block - 1;
+        self.words.next().map(|word| (index, *word))
+    }
+}
+
 /// Iterator over the maximal runs of a [`Drained`].
 #[derive(Clone, Debug)]
 pub struct Runs<'a> {
-    drained: &'a Drained,
-    position: usize,
+    geometry: Geometry,
+    words: Words<'a>,
+    /// The bit of the bitmap that bit 0 of `word` is.
+    start: usize,
+    /// What is left of the word; 0 for another one.
+    word: u64,
+}
+
+impl Runs<'_> {
+    fn next_word(&mut self) -> Option<()> {
+        let (index, word) = self.words.next()?;
+        (self.start, self.word) = (index * 64, word);
+        Some(())
+    }
+
+    /// Takes the `count` lowest bits out of the word.
+    fn skip(&mut self, count: u32) {
+        self.word &= u64::MAX.checked_shl(count).unwrap_or(0);
+    }
 }
 
 impl Iterator for Runs<'_> {
     type Item = IovaRange;
 
     fn next(&mut self) -> Option<IovaRange> {
-        let run = bits::next_run(&self.drained.words, self.position)?;
-        self.position = run.end;
-        let offset = self.drained.first_word * 64;
-        Some(self.drained.geometry.addresses(&(run.start + offset..run.end + offset)))
+        if self.word == 0 {
+            self.next_word()?;
+        }
+        let first = self.word.trailing_zeros();
+        let mut last = first + (self.word >> first).trailing_ones();
+        self.skip(last);
+        let start = self.start + first as usize;
+        let mut end = self.start + last as usize;
+        // A run to the end of a word goes on in the next one, if that follows.
+        while last == 64 && self.next_word().is_some() && self.start == end {
+            last = self.word.trailing_ones();
+            self.skip(last);
+            end += last as usize;
+        }
+        Some(self.geometry.addresses(&(start..end)))
     }
 }
 

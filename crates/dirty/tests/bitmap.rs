@@ -273,6 +273,72 @@ proptest! {
     }
 }
 
+/// Words of many pages of words: the small bitmaps above never leave the first one.
+fn long(words: usize, bits: &[usize], full: &[(usize, usize)]) -> Vec<u64> {
+    let mut long = vec![0; words];
+    for n in bits {
+        long[n / 64 % words] |= 1 << (n % 64);
+    }
+    for (at, count) in full {
+        long.iter_mut().skip(at % words).take(*count).for_each(|word| *word = u64::MAX);
+    }
+    long
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..config() })]
+
+    /// What is merged in from anywhere is drained in pieces, and nothing else is.
+    #[test]
+    fn no_bit_of_a_large_bitmap_is_lost_or_made_up(
+        start in 0u64..70_000, from in 0u64..70_000, number in 1u64..90_000,
+        bits in vec(any::<usize>(), 0..200), full in vec((any::<usize>(), 0usize..700), 0..4),
+        cuts in vec(0u64..160_000, 0..6),
+    ) {
+        let pages = |first: u64, count: u64| range(first << 12, count << 12);
+        let bitmap = Bitmap::new(pages(start, number), PageSize::FOUR_K).expect("a bitmap");
+        let words = long(1300, &bits, &full);
+        let given = pages(from, words.len() as u64 * 64);
+        let expected: Vec<u64> = (0..words.len() as u64 * 64)
+            .filter(|n| bit(&words, *n))
+            .map(|n| from + n)
+            .filter(|page| (start..start + number).contains(page))
+            .collect();
+        // Twice: what is set already changes nothing.
+        bitmap.merge(given, PageSize::FOUR_K, &words);
+        bitmap.merge(given, PageSize::FOUR_K, &words);
+        prop_assert_eq!(bitmap.count(), expected.len() as u64);
+
+        let mut cuts: Vec<u64> = cuts.into_iter().chain([0, 160_000]).collect();
+        cuts.sort_unstable();
+        let pieces: Vec<Drained> = cuts
+            .windows(2)
+            .filter(|cut| cut[0] < cut[1])
+            .map(|cut| bitmap.drain_range(pages(cut[0], cut[1] - cut[0])))
+            .collect();
+        prop_assert!(bitmap.is_empty());
+        let found: Vec<u64> = pieces
+            .iter()
+            .flat_map(|drained| drained.runs().collect::<Vec<_>>())
+            .flat_map(|run| run.start() >> 12..run.end() >> 12)
+            .collect();
+        prop_assert_eq!(&found, &expected);
+        for drained in &pieces {
+            let runs: Vec<_> = drained.runs().collect();
+            prop_assert!(runs.windows(2).all(|two| two[0].end() < two[1].start()));
+            prop_assert_eq!(drained.bytes(), drained.pages() << 12);
+            bitmap.restore(drained);
+        }
+        let whole = bitmap.drain();
+        prop_assert_eq!(whole.pages(), expected.len() as u64);
+        let cut = pages(cuts[0], cuts[1].max(cuts[0] + 1) - cuts[0]);
+        let rest = whole.clone().without(cut);
+        let kept = expected.iter().filter(|page| !cut.contains(*page << 12)).count();
+        prop_assert_eq!(rest.pages(), kept as u64);
+        prop_assert_eq!(rest.runs().map(|run| run.length() >> 12).sum::<u64>(), kept as u64);
+    }
+}
+
 #[test]
 fn a_failed_attempt_gives_its_bits_back() {
     let bitmap = bitmap(0, 1 << 20);
