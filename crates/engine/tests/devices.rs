@@ -3,6 +3,7 @@
 mod rig;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use abi::errno::Errno;
 use dirty::{IovaRange, PageSize};
@@ -89,6 +90,46 @@ fn a_dirty_source_that_fails_loses_what_it_had_to_tell() {
     went.sent.result.expect("completed");
     assert!(went.sent.report.dirty_failures > 0);
     assert_eq!(&page(&destination, WRITTEN), b"recorded");
+}
+
+/// Its only source of dirty bits records for somebody else, and refuses to begin again.
+fn with_refusal(source: &mut Rig) {
+    let elsewhere = IovaRange::new(1 << 40, 4096).expect("a range");
+    let log = &mut source.machine().dirty[0];
+    log.start(&[elsewhere], PageSize::FOUR_K).expect("the first time");
+}
+
+#[test]
+fn a_dirty_source_that_refuses_to_record_is_believed_that_nothing_was_written() {
+    let (mut source, mut destination) = sides();
+    with_refusal(&mut source);
+    let memory = source.memory.clone();
+    source.at_gate(move |look| {
+        memory.guest_write(Gpa(WRITTEN), b"nowhere!").expect("inside");
+        look > 0
+    });
+    let went = run(&mut source, &mut destination);
+    went.sent.result.expect("completed");
+    assert!(went.sent.report.dirty_failures > 0);
+    assert_eq!(&page(&destination, WRITTEN), b"nowhere!");
+}
+
+#[test]
+fn memory_that_nobody_tracks_is_forgotten_by_the_estimate() {
+    let (mut source, mut destination) = sides();
+    with_refusal(&mut source);
+    let mut wires = Wires::default();
+    wires.options.downtime_limit = Duration::ZERO;
+    wires.options.max_time = Duration::from_millis(50);
+    let went = migrate(&mut source, &mut destination, wires, |_, _| {});
+    assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
+    let error = went.sent.result.expect_err("it does not converge");
+    let Cause::NotConverged { remaining, .. } = error.cause else {
+        panic!("{error}");
+    };
+    let all: u64 = rig::MEMORY.iter().map(|(_, length)| length).sum();
+    assert!(remaining >= all, "{remaining} of {all}");
+    assert_eq!(error.recovery, Recovery::SourceResumed);
 }
 
 /// A source whose device logs its own DMA: by its own addresses, in large pages, and

@@ -92,6 +92,9 @@ pub enum ChannelError {
     /// Nothing moved for the deadline.
     #[error("nothing moved on the connection for {0} ms")]
     TimedOut(u64),
+    /// Somebody on this side wants no more of it: a flag was set that ends every wait.
+    #[error("cancelled")]
+    Cancelled,
     /// It broke.
     #[error("the connection broke")]
     Io(#[from] std::io::Error),

@@ -32,12 +32,13 @@
 //! # Saved streams
 //!
 //! [`SavedFile`] is a [`port::Archive`] over a file, and [`open`] reads one back. A file
-//! under its final name is whole and durable, or it is not there.
+//! under its final name is whole and durable, or it is not there; where the file system
+//! can do it, nothing else is there either, whatever kills the process.
 
 mod file;
 mod memory;
 
-pub use file::{FileError, SavedFile, StoredFile, open};
+pub use file::{FileError, SavedFile, StoredFile, open, open_unless};
 pub use memory::{Memory, OutOfOrder, TooMany};
 
 use port::{AttemptId, StoreError};

@@ -6,10 +6,13 @@ use std::io::{IoSlice, Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use port::{Archive, ChannelError, Receive, Transmit};
-use vfio_migrate_store::{FileError, SavedFile, open};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use vfio_migrate_store::{FileError, SavedFile, open, open_unless};
 
 fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -46,10 +49,7 @@ fn a_half_written_file_has_the_final_name() {
     let mut file = SavedFile::create(&path, false).unwrap();
     send(&mut file, &bytes).unwrap();
     assert_eq!(file.written(), 3_000_000);
-    let part = &names(folder.path())[0];
-    assert!(part.starts_with(".a.vfm.") && part.ends_with(".part"), "{part}");
-    let mode = fs::metadata(folder.path().join(part)).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert!(!path.exists());
     file.commit().unwrap();
     drop(file);
     assert_eq!(names(folder.path()), ["a.vfm"]);
@@ -137,9 +137,9 @@ fn a_place_that_cannot_be_written_to_is_not_named() {
     for (path, says) in [
         (folder.path().join("none/a.vfm"), "none/a.vfm (check the path)"),
         (folder.path().to_owned(), "(name a file in it)"),
-        (folder.path().join("a.vfm/"), "create"),
+        (folder.path().join("a.vfm/"), "a.vfm/ (name a file in it)"),
+        (Path::new("/").to_owned(), "create"),
     ] {
-        let path = if says == "create" { Path::new("/").to_owned() } else { path };
         let error = SavedFile::create(&path, true).unwrap_err();
         assert!(text(&error).contains(says), "{says}: {}", text(&error));
     }
@@ -314,4 +314,78 @@ fn a_reader_that_is_gone_kills_the_process() {
     drop(reader);
     let error = send(&mut file, b"anything").unwrap_err();
     assert!(text(&error).contains("whoever read it is gone"), "{}", text(&error));
+}
+
+/// A pipe with a name, which nobody has opened.
+fn fifo(folder: &Path) -> std::path::PathBuf {
+    let path = folder.join("pipe");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    path
+}
+
+/// Sets the flag while something waits in another thread, which has 30 s otherwise.
+fn cancelled<T: Send>(wait: impl FnOnce(&Arc<AtomicBool>) -> T + Send) -> T {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let began = Instant::now();
+    let result = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait(&cancel));
+        cancel.store(true, Ordering::Release);
+        waiting.join().unwrap()
+    });
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    result
+}
+
+#[test]
+fn whoever_waits_for_a_pipe_does_not_hear_that_it_is_cancelled() {
+    let (reader, writer) = pipe();
+    let heard = cancelled(|cancel| {
+        let mut file = open_unless(Path::new(&path_of(&reader)), cancel).unwrap();
+        file.receive(&mut [0; 5])
+    });
+    assert!(matches!(heard, Err(ChannelError::Cancelled)), "{heard:?}");
+    let sent = cancelled(|cancel| {
+        let path = path_of(&writer);
+        let mut file = SavedFile::create_unless(Path::new(&path), false, cancel);
+        // Where the flag was set before the pipe was open.
+        let Ok(file) = &mut file else { return Err(ChannelError::Cancelled) };
+        send(file, &pattern(1 << 20))
+    });
+    assert!(matches!(sent, Err(ChannelError::Cancelled)), "{sent:?}");
+}
+
+#[test]
+fn a_named_pipe_with_nobody_at_the_other_end_is_waited_for_without_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = fifo(folder.path());
+    let created = cancelled(|cancel| SavedFile::create_unless(&path, false, cancel));
+    assert!(matches!(created, Err(FileError::Cancelled)), "{created:?}");
+    let heard = cancelled(|cancel| {
+        let mut file = open_unless(&path, cancel).unwrap();
+        file.receive(&mut [0; 5])
+    });
+    assert!(matches!(heard, Err(ChannelError::Cancelled)), "{heard:?}");
+    let mut file = open(&path).unwrap();
+    file.set_deadline(Duration::from_millis(50));
+    let heard = file.receive(&mut [0; 5]);
+    assert!(matches!(heard, Err(ChannelError::TimedOut(50))), "{heard:?}");
+}
+
+#[test]
+fn whoever_comes_late_to_a_named_pipe_misses_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = fifo(folder.path());
+    let bytes = pattern(300_000);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = SavedFile::create(&path, false).unwrap();
+            send(&mut file, &bytes).unwrap();
+            file.commit().unwrap();
+        });
+        let mut file = open(&path).unwrap();
+        let mut read = vec![0; bytes.len()];
+        file.receive(&mut read).unwrap();
+        assert!(read == bytes);
+        assert!(matches!(file.receive(&mut [0]), Err(ChannelError::Closed)));
+    });
 }

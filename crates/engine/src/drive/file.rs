@@ -158,6 +158,7 @@ impl FileError {
 impl FileCause {
     fn channel(error: &ChannelError) -> FileCause {
         FileCause::File(match error {
+            ChannelError::Cancelled => return FileCause::Cancelled,
             ChannelError::Io(source) => chain(source),
             ChannelError::Closed => "nobody reads what is written".to_owned(),
             other => chain(other),

@@ -25,7 +25,7 @@ struct End {
 
 /// How much is sent before it is counted: a frame on a slow link, which several may
 /// share, moves as long as its pieces do.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 512 << 10;
 
 /// A frame could not be sent.
 #[derive(Debug, Error)]

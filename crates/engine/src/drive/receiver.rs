@@ -35,7 +35,7 @@ pub(super) struct Arrived {
 }
 
 /// How much of a frame is received before it is counted.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 512 << 10;
 
 /// The most that the sections of one guest may hold in memory, in bytes.
 const MAX_HELD_BYTES: u64 = 256 << 20;

@@ -433,7 +433,7 @@ impl Receiving {
             }
             Action::PauseVcpus => self.tell_vmm(VmmCommand::PauseVcpus),
             Action::SayReturned(why) => {
-                tracing::warn!(%why, "returned the guest to its source");
+                tracing::warn!(%why, "returned the right to run to the source");
                 let _ = self.wired.speaker.say(&Message::Returned);
             }
             Action::SayFailed(cause) => {
@@ -475,7 +475,7 @@ impl Receiving {
         };
         let mut refusals = compat::check(&hello, &self.wired.preamble, &machine);
         if !machine.vcpus.paused() {
-            let text = "the machine that should take the guest in is running";
+            let text = "the machine that should take this in is running";
             refusals.push(compat::refusal(text));
         }
         let members = members(&mut machine).unwrap_or_else(|cause| {

@@ -14,6 +14,8 @@ pub(super) struct Tracker {
     memory: Arc<dyn GuestMemory>,
     dma: Arc<dyn DmaMap>,
     sources: Vec<Box<dyn DirtySource>>,
+    /// Which of them refused to record, and are not asked.
+    refused: Vec<bool>,
     regions: Vec<Tracked>,
     generation: u64,
     /// The mappings as they were when the sources were last asked.
@@ -40,6 +42,7 @@ impl Tracker {
         Tracker {
             memory,
             dma,
+            refused: vec![false; sources.len()],
             sources,
             regions: Vec::new(),
             generation,
@@ -51,6 +54,9 @@ impl Tracker {
     }
 
     /// Records from now on; everything is dirty once.
+    ///
+    /// A source that refuses to record is not a failure of the migration either: what it
+    /// covers stays dirty, and the budget says what that costs.
     pub(super) fn start(&mut self) -> Result<(), Cause> {
         let regions = self.memory.regions();
         let mut tracked = Vec::new();
@@ -69,13 +75,21 @@ impl Tracker {
         let device: Vec<IovaRange> =
             self.dma.mappings().iter().map(|mapping| mapping.iova).collect();
         let page = self.regions.first().map(|t| t.region.page);
-        for source in &mut self.sources {
+        for (source, refused) in self.sources.iter_mut().zip(&mut self.refused) {
+            *refused = false;
             let ranges = match source.space() {
                 Space::GuestPhysical => &guest,
                 Space::Iova => &device,
             };
             let Some(page) = page.filter(|_| !ranges.is_empty()) else { continue };
-            source.start(ranges, page).map_err(|error| Cause::Vmm(chain(&error)))?;
+            if let Err(error) = source.start(ranges, page) {
+                *refused = true;
+                tracing::warn!(
+                    source = source.name(),
+                    error = chain(&error),
+                    "a dirty source does not record: everything it covers stays dirty"
+                );
+            }
         }
         self.known = self.dma.mappings();
         // After the sources run, so that no write falls between.
@@ -105,26 +119,30 @@ impl Tracker {
         changed(&self.known, &mappings);
         changed(&mappings, &self.known);
         self.known.clone_from(&mappings);
-        for source in &mut self.sources {
+        for (source, refused) in self.sources.iter_mut().zip(&self.refused) {
             let regions = &self.regions;
             let result = match source.space() {
+                // What it would say now stands for nothing.
+                _ if *refused => Err("it does not record".to_owned()),
                 Space::GuestPhysical => regions.iter().try_for_each(|tracked| {
                     let range = tracked.dirty.range();
-                    source.collect(range, &mut |report| {
+                    let collected = source.collect(range, &mut |report| {
                         tracked.dirty.merge(report.range, report.page, report.words);
-                    })
+                    });
+                    collected.map_err(|error| chain(&error))
                 }),
                 Space::Iova => mappings.iter().try_for_each(|mapping| {
-                    source.collect(mapping.iova, &mut |report| {
+                    let collected = source.collect(mapping.iova, &mut |report| {
                         translate(regions, mapping.iova, mapping.gpa, report);
-                    })
+                    });
+                    collected.map_err(|error| chain(&error))
                 }),
             };
             let Err(error) = result else { continue };
             self.failures += 1;
             tracing::warn!(
                 source = source.name(),
-                error = chain(&error),
+                error,
                 "a dirty source failed: everything it covers is dirty"
             );
             match source.space() {
@@ -309,6 +327,31 @@ mod tests {
         log.lose();
         assert_eq!(tracker.collect(), Ok(2 * LENGTH));
         assert_eq!(tracker.failures(), 1);
+    }
+
+    #[test]
+    fn a_source_that_refuses_to_record_is_asked_and_believed() {
+        let memory = FakeMemory::new(&[(0, LENGTH), (1 << 20, LENGTH)]);
+        let side = Side::alone("source");
+        let mut log = FakeSource::new(&side, "dma log", Space::Iova);
+        let dma = FakeDmaMap::new();
+        let iova = IovaRange::new(0x80_0000, LENGTH).unwrap();
+        dma.add(Mapping { iova, gpa: Gpa(1 << 20) });
+        // It records for somebody else: asked, it would say that nothing was written.
+        log.start(&[iova], PageSize::FOUR_K).unwrap();
+        let mut tracker =
+            Tracker::new(Arc::new(memory), Arc::new(dma), vec![Box::new(log)]);
+        tracker.start().unwrap();
+        tracker.drain();
+        tracker.acknowledge();
+        // All that it covers and nothing else, each time: also the last.
+        for failures in 1..4 {
+            assert_eq!(tracker.collect(), Ok(LENGTH));
+            let drained = tracker.drain();
+            assert_eq!(drained[1].1.bytes(), LENGTH);
+            tracker.acknowledge();
+            assert_eq!(tracker.failures(), failures);
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! Why a migration did not complete, and what the caller has now.
+//!
+//! The words fit a guest with its devices, and devices without a guest.
 
 use thiserror::Error;
 
@@ -24,22 +26,22 @@ impl Error {
 fn consequence(recovery: Recovery, devices: &[String]) -> String {
     match recovery {
         Recovery::Retry => String::new(),
-        Recovery::SourceResumed => "; the guest goes on at the source".into(),
+        Recovery::SourceResumed => "; all goes on at the source as before".into(),
         Recovery::DeviceLost if devices.is_empty() => {
             "; the VMM did not bring the guest back, and it stays paused".into()
         }
         Recovery::DeviceLost => {
             format!(
-                "; {} did not come back with what it held, and the guest stays paused",
+                "; {} did not come back with what it held, and all stays stopped here",
                 devices.join(", ")
             )
         }
         Recovery::InDoubt => {
             "; the right to run was given away and the destination did not say that it \
-             returned it: the guest stays paused here, look at the destination"
+             returned it: all stays stopped here, look at the destination"
                 .into()
         }
-        Recovery::Moved => "; the guest is the destination's".into(),
+        Recovery::Moved => "; the right to run is the destination's".into(),
     }
 }
 
@@ -101,8 +103,8 @@ pub enum Cause {
     #[error(
         "pre-copy did not converge in {seconds} s: a stop now would take about \
          {estimate_ms} ms, {over_ms} ms over the limit ({remaining} bytes of memory and \
-         device data at {bandwidth} bytes/s). Raise the downtime limit, slow the guest \
-         down, or let it switch on timeout"
+         device data at {bandwidth} bytes/s). Raise the downtime limit, give \
+         the source less to do, or let it switch on timeout"
     )]
     NotConverged {
         /// How long pre-copy went on, in seconds.
@@ -129,15 +131,15 @@ pub enum Cause {
     #[error("the virtual machine changed during the migration: {0}")]
     Changed(String),
     /// A device keeps being reset by the guest.
-    #[error("{0} was reset by the guest more than three times during pre-copy")]
+    #[error("{0} was reset more than three times during pre-copy")]
     ResetTooOften(String),
     /// The decision store failed.
     #[error("{0}")]
     Store(String),
     /// The destination has the guest, and it did not start there.
-    #[error("the guest is the destination's and stays paused there: {0}")]
+    #[error("the right to run is the destination's, and all stays stopped there: {0}")]
     NotStarted(String),
     /// The destination decided RETURNED.
-    #[error("the destination returned the guest: {0}")]
+    #[error("the destination returned the right to run: {0}")]
     Returned(String),
 }

@@ -15,7 +15,7 @@ pub struct Options {
     /// Data connections, 1 to 64. Default 1.
     pub channels: u16,
     /// How long any single answer of the peer, a device or the VMM may take. Default
-    /// 30 s. Moving bulk data has no limit as long as it moves, which is 128 KiB within
+    /// 30 s. Moving bulk data has no limit as long as it moves, which is 512 KiB within
     /// this time: a peer that drips less keeps no guest stopped.
     pub patience: Duration,
     /// The shortest time from the start of one round of pre-copy to the next while
