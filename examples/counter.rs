@@ -1,7 +1,8 @@
 //! A migratable device in a page: a counter, served over vfio-user.
 //!
 //! ```text
-//! cargo run --example counter -- /tmp/counter.sock
+//! cargo run -p vfio-migrate --example counter -- /tmp/counter.sock
+//! vfio-migrate save vfio-user:/tmp/counter.sock --output /tmp/counter.vfm
 //! ```
 //!
 //! Region 0 has one register of eight bytes; every write adds to it. Its state is the

@@ -1,18 +1,28 @@
 //! What can be asked for on the command line.
 
+mod decode;
+mod devices;
 mod guest;
 
-pub use guest::{Control, Ctl, Guest, GuestCommand, MachineArgs, Migrate, OnTimeout};
+pub use decode::Decode;
+pub use devices::{Devices, Receive, Restore, Save, Send, Start};
+pub use guest::{
+    Control, Ctl, Guest, GuestCommand, Limit, MachineArgs, Migrate, OnTimeout,
+};
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::migration::Options;
+use link::RateLimit;
 use states::v2::Capabilities;
 
-use crate::guest::options::{DeviceUri, Inject};
-use crate::units::{Rate, Size};
+use crate::devices::DeviceUri;
+use crate::guest::options::Inject;
+use crate::units::{Invalid, Rate, Size};
 
 /// Live migration of VFIO devices.
 #[derive(Debug, Parser)]
@@ -65,8 +75,27 @@ pub enum Command {
     Serve(Serve),
     /// The software guest: run it, receive it, control it
     Guest(Guest),
+    /// Save devices that no guest uses into a file
+    Save(Save),
+    /// Restore devices that no guest uses from a file
+    Restore(Restore),
+    /// Send devices that no guest uses to another host
+    Send(Send),
+    /// Receive devices that no guest uses from another host, once
+    Receive(Receive),
+    /// Let devices run that save, restore or a broken migration left stopped
+    Start(Start),
     /// Ask a device who it is and what a migration can do with it
     Probe(Probe),
+    /// Show a saved file or a captured stream frame by frame, whole or damaged
+    ///
+    /// Each frame with its place, type, length and meaning, then what there is of each
+    /// device and section, then the verdict. What is wrong stands under the frame that it
+    /// is wrong with; a wrong checksum is stepped over, and where the next frame begins
+    /// cannot be said the rest is only counted. With -v every run of memory and the
+    /// running checksum of each device are shown too. A stream that is not whole ends in
+    /// exit status 1.
+    Decode(Decode),
     /// Show the migration state machine
     States(States),
 }
@@ -130,6 +159,25 @@ pub struct Budget {
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=64))]
     pub channels: u16,
+    /// The most that all data connections together send in a second [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = limit)]
+    pub rate: Option<Rate>,
+}
+
+impl Budget {
+    /// The same for the engine; the rate is the link's.
+    pub fn options(&self) -> Options {
+        Options {
+            downtime_limit: Duration::from_millis(self.downtime_limit),
+            max_time: Duration::from_secs(self.max_time),
+            on_timeout: match self.on_timeout {
+                OnTimeout::Fail => engine::migration::OnTimeout::Fail,
+                OnTimeout::Switch => engine::migration::OnTimeout::Switch,
+            },
+            channels: self.channels,
+            ..Options::default()
+        }
+    }
 }
 
 /// How fast the guest rewrites its memory, unless it is told.
@@ -180,6 +228,9 @@ pub struct Probe {
     /// The device: vfio-user:PATH
     #[arg(value_name = "DEVICE")]
     pub device: DeviceUri,
+    /// Also ask it for a digest of what it holds: compare only devices that are stopped
+    #[arg(long)]
+    pub digest: bool,
 }
 
 /// `states`.
@@ -188,7 +239,7 @@ pub struct States {
     /// For devices with these capabilities: 1, 3, 5 or 7
     #[arg(long, default_value = "7", value_name = "SET", value_parser = capabilities)]
     pub capabilities: Capabilities,
-    /// A table of paths, or a diagram of arcs
+    /// A table of paths, or a diagram of arcs for mermaid or Graphviz
     #[arg(long, default_value_t = Format::Table)]
     pub format: Format,
 }
@@ -200,6 +251,8 @@ pub enum Format {
     Table,
     /// The arcs, as a mermaid diagram
     Mermaid,
+    /// The arcs, as a graph for Graphviz (`dot -Tsvg`)
+    Dot,
 }
 
 /// The names as on the command line.
@@ -219,6 +272,15 @@ shown_as_value!(ServedModel, Format, OnTimeout);
 fn inject() -> impl TypedValueParser<Value = Inject> {
     PossibleValuesParser::new(Inject::ALL.map(|(name, _)| name))
         .try_map(|name| name.parse::<Inject>())
+}
+
+/// A rate that a link can be limited to.
+fn limit(text: &str) -> Result<Rate, String> {
+    let rate: Rate = text.parse().map_err(|error: Invalid| error.to_string())?;
+    if rate.bytes_per_second() < RateLimit::LEAST {
+        return Err(format!("write {} or more", Size::from_bytes(RateLimit::LEAST)));
+    }
+    Ok(rate)
 }
 
 fn capabilities(text: &str) -> Result<Capabilities, String> {
@@ -256,6 +318,18 @@ mod tests {
             "demo --inject typhoon",
             "demo --on-timeout never",
             "demo --channels 65",
+            "demo --rate fast",
+            "demo --rate 0",
+            "guest ctl /tmp/socket set-rate 1K",
+            "save --output a",
+            "save vfio-user:/a",
+            "save /a --output a",
+            "save vfio-user:/a?stream=no --output a",
+            "restore vfio-user:/a",
+            "send vfio-user:/a",
+            "send vfio-user:/a --to file:a",
+            "receive vfio-user:/a --from b",
+            "start",
             "serve --model accel",
             "probe /tmp/socket",
             "guest run",
@@ -279,6 +353,14 @@ mod tests {
              --control /tmp/d.sock",
             "guest ctl /tmp/c.sock migrate --to tcp:127.0.0.1:7600 --downtime-limit 100",
             "guest ctl /tmp/c.sock quit --discard",
+            "guest ctl /tmp/c.sock set-rate 100M",
+            "guest ctl /tmp/c.sock set-rate none",
+            "save vfio-user:/a vfio-user:/b?stream=restarts --output - --stop --replace",
+            "restore vfio-user:/a --input - --start --independent",
+            "send vfio-user:/a --to unix:/b --rate 10M --channels 4 --max-time 9 \
+             --on-timeout switch --downtime-limit 10",
+            "receive vfio-user:/a --from tcp:127.0.0.1:0",
+            "start vfio-user:/a --reset",
             "probe vfio-user:/tmp/a.sock",
         ] {
             let line = std::iter::once("vfio-migrate").chain(line.split_whitespace());

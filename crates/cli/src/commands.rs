@@ -1,10 +1,15 @@
 //! One module a command, and what goes for all of them: the log, errors, the status.
 
 pub mod ctl;
+mod decode;
 pub mod demo;
 mod guest;
 pub mod probe;
+mod receive;
+mod saved;
+mod send;
 pub mod serve;
+mod start;
 mod states;
 
 use std::ffi::OsString;
@@ -52,7 +57,13 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Demo(demo) => demo::run(&demo, global),
         Command::Serve(serve) => serve::run(&serve, global.json),
         Command::Guest(guest) => guest::run(guest.command, global),
+        Command::Save(save) => saved::save(&save, global),
+        Command::Restore(restore) => saved::restore(&restore, global),
+        Command::Send(send) => send::run(&send, global),
+        Command::Receive(receive) => receive::run(&receive, global),
+        Command::Start(start) => start::run(&start, global),
         Command::Probe(probe) => probe::run(&probe, global.json),
+        Command::Decode(decode) => decode::run(&decode, global),
         Command::States(states) => states::run(states, global.json),
     }
 }
@@ -81,6 +92,7 @@ fn error_json(error: &anyhow::Error) -> serde_json::Value {
         Exit::Usage => "usage",
         Exit::Done | Exit::Failed => match error.downcast_ref::<ctl::Refused>() {
             Some(refused) => refused.code.as_str(),
+            None if error.is::<decode::Damaged>() => "damaged",
             None => "failed",
         },
     };

@@ -49,7 +49,8 @@ pub enum Found<'a> {
 
 /// The exit status of the process: the only place that decides it.
 ///
-/// An [`Error`] decides by the engine's error in its chain, if there is one.
+/// An [`Error`] decides by the engine's error in its chain, if there is one: of a
+/// migration, or of a save or a restore.
 pub fn status(found: Found<'_>) -> Exit {
     match found {
         Found::Done => Exit::Done,
@@ -63,10 +64,14 @@ pub fn status(found: Found<'_>) -> Exit {
         },
         Found::Error(error) if error.is::<Nonsense>() => Exit::Usage,
         Found::Error(error) => {
-            let engine = error
-                .chain()
-                .find_map(|cause| cause.downcast_ref::<engine::migration::Error>());
-            match engine.map(engine::migration::Error::recovery) {
+            let recovery = error.chain().find_map(|cause| {
+                let migration = cause.downcast_ref::<engine::migration::Error>();
+                let file = cause.downcast_ref::<engine::drive::FileError>();
+                migration
+                    .map(engine::migration::Error::recovery)
+                    .or_else(|| file.map(engine::drive::FileError::recovery))
+            });
+            match recovery {
                 Some(Recovery::InDoubt) => Exit::InDoubt,
                 Some(Recovery::DeviceLost | Recovery::Moved) => Exit::DeviceLost,
                 Some(Recovery::Retry | Recovery::SourceResumed) | None => Exit::Failed,

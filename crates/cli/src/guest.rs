@@ -46,19 +46,19 @@ mod vcpu;
 mod verify;
 mod vm;
 
-use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde_json::json;
-use sys::socket::Listener;
 
-use crate::output;
+use crate::{output, socket};
 use options::{ReceiveOptions, RunOptions};
 use process::Guest;
 use signals::Caught;
 use vm::Vm;
+
+/// What the control socket is made for, in errors.
+const CONTROL: &str = "make the control socket";
 
 /// Boots a guest and runs it until it is told to quit. Returns the exit status.
 ///
@@ -70,7 +70,7 @@ use vm::Vm;
 pub fn run(options: RunOptions) -> Result<u8> {
     let RunOptions { machine, control, digests, inject, hold, paused } = options;
     let signals = Caught::new()?;
-    let listener = bind(&control)?;
+    let listener = socket::listen(&control, CONTROL)?;
     let vm = Vm::build(&machine, hold, inject)?;
     vm.boot(&machine)?;
     let guest = Arc::new(Guest::here(vm, digests, inject)?);
@@ -106,7 +106,7 @@ pub fn receive(options: ReceiveOptions) -> Result<u8> {
     let ReceiveOptions { machine, control, digests, from } = options;
     machine.validate()?;
     let signals = Caught::new()?;
-    let listener = bind(&control)?;
+    let listener = socket::listen(&control, CONTROL)?;
     let place = link::listen(&from)
         .with_context(|| format!("cannot wait for a guest at {from}"))?;
     let from = place.local().to_string();
@@ -137,17 +137,4 @@ pub fn receive(options: ReceiveOptions) -> Result<u8> {
     control::serve(&guest, &listener)?;
     drop(arrival);
     Ok(guest.status_code())
-}
-
-/// Makes the control socket.
-fn bind(path: &Path) -> Result<Listener> {
-    Listener::bind(path).map_err(|error| {
-        let remedy = match error.kind() {
-            ErrorKind::AddrInUse => ": something is there, choose another path",
-            ErrorKind::NotFound => ": its folder does not exist",
-            _ => "",
-        };
-        let at = path.display();
-        anyhow!(error).context(format!("cannot make the control socket {at}{remedy}"))
-    })
 }

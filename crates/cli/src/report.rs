@@ -4,6 +4,8 @@
 //! it travels as JSON over the control socket, and whoever asked prints it: as it is
 //! with `--json`, else as [`text`].
 
+pub mod received;
+pub mod saved;
 mod text;
 
 pub use text::{identity, text};
@@ -32,6 +34,8 @@ pub struct Extras {
     pub pages_changed: Option<Changed>,
     /// Blocks of device memory that changed during pre-copy, all devices together.
     pub blocks_changed: Option<Changed>,
+    /// Whether devices moved without a guest.
+    pub alone: bool,
     /// Why it did not complete.
     pub failure: Option<Failure>,
 }
@@ -106,6 +110,9 @@ pub struct Summary {
     pub source_pid: Option<u32>,
     /// The process of the destination guest.
     pub destination_pid: Option<u32>,
+    /// Whether devices moved without a guest; only the text tells.
+    #[serde(skip)]
+    pub alone: bool,
     /// Each device's part, in their order.
     pub devices: Vec<DeviceSummary>,
     /// Where the verification found a difference.
@@ -228,6 +235,7 @@ impl Summary {
             blocks_changed: extras.blocks_changed,
             source_pid: extras.source_pid,
             destination_pid: extras.destination_pid,
+            alone: extras.alone,
             devices: report.devices.iter().map(DeviceSummary::from).collect(),
             problems: Vec::new(),
             error: failure.map(|failure| failure.text.clone()),

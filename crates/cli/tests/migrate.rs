@@ -130,6 +130,42 @@ fn a_paused_guest_arrives_paused_and_has_no_downtime() {
     assert!(there.works());
 }
 
+#[test]
+fn a_guest_moves_over_unix_sockets_where_a_dead_one_listened_before() {
+    let folder = stage::folder();
+    let link = folder.path().join("link");
+    drop(std::os::unix::net::UnixListener::bind(&link).expect("a socket"));
+    let here = Guest::run(folder.path(), &Machine::default());
+    let from = format!("unix:{}", link.display());
+    let there = Guest::receive_at(folder.path(), &from, &Machine::default());
+    let to = there.place().to_owned();
+    let ended = here.ctl(&["migrate", "--to", &to, "--downtime-limit=2000"]);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    there.becomes("running");
+    assert!(there.works());
+}
+
+#[test]
+fn a_migration_that_is_too_slow_is_made_faster_while_it_runs() {
+    let folder = stage::folder();
+    let mut here = Guest::run(folder.path(), &Machine::default());
+    let there = Guest::receive(folder.path(), &Machine::default());
+    let none = here.ctl(&["set-rate", "1M"]);
+    assert_eq!(none.json()["error"]["code"], "refused", "{none:?}");
+    let began = std::time::Instant::now();
+    // 32 MiB at this rate would take more than a minute.
+    let slow = ["guest", "ctl", here.control.to_str().expect("text"), "migrate", "--to"];
+    let slow = [&slow[..], &[there.place(), "--rate=512K", "--downtime-limit=2000"]];
+    let mut migration = stage::Process::start(&slow.concat());
+    migration.notes("precopy");
+    assert_eq!(here.state(), "migrating");
+    assert_eq!(here.ctl(&["set-rate", "none"]).status, 0);
+    assert_eq!(migration.wait(stage::LONGEST), Some(0), "{}", migration.err());
+    assert!(began.elapsed() < std::time::Duration::from_secs(40));
+    there.becomes("running");
+    here.outlives_a_signal("moved");
+}
+
 /// A migration that cannot come to its end by itself.
 fn endless() -> Value {
     json!({ "downtime_limit_ms": 0, "max_time_s": 300 })

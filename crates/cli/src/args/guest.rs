@@ -6,7 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use link::Uri;
 
 use super::{Budget, DIRTY_RATE, DMA_RATE};
-use crate::guest::options::{DeviceUri, Inject};
+use crate::devices::DeviceUri;
+use crate::guest::options::Inject;
 use crate::units::{Rate, Size};
 
 /// `guest`.
@@ -103,6 +104,12 @@ pub enum Control {
     Migrate(Migrate),
     /// Cancel the migration under way
     Cancel,
+    /// Let the migration under way send at most so much in a second
+    SetRate {
+        /// The rate, or none for no limit
+        #[arg(value_name = "RATE", value_parser = limit)]
+        rate: Limit,
+    },
     /// Pause the guest and its devices
     Pause,
     /// Let them go on
@@ -119,6 +126,17 @@ pub enum Control {
     /// Stop everything and write the digests again
     #[command(hide = true)]
     Freeze,
+}
+
+/// The most that a migration sends in a second; none is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(pub Option<Rate>);
+
+fn limit(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    super::limit(text).map(Some).map(Limit)
 }
 
 /// `guest ctl PATH migrate`.

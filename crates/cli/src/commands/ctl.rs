@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::args::{Budget, Control, Ctl, Global, Migrate};
 use crate::exit::{Exit, Found, status};
 use crate::output;
 use crate::progress::Show;
 use crate::report::{self, Summary};
+use crate::signals::{Watching, cancel_once};
+use crate::units::Rate;
 
 /// How long a guest may be silent in the middle of an answer. A migration says
 /// something at every round; a guest that is frozen reads all its memory first.
@@ -55,6 +55,10 @@ pub fn run(ctl: &Ctl, global: &Global) -> Result<Exit> {
         Control::Migrate(migrate) => return self::migrate(socket, migrate, global),
         Control::Status => simple(json!({ "command": "status" }))?,
         Control::Cancel => simple(json!({ "command": "cancel" }))?,
+        Control::SetRate { rate } => {
+            let rate = rate.0.map(Rate::bytes_per_second);
+            simple(json!({ "command": "set-rate", "bytes_per_s": rate }))?
+        }
         Control::Pause => simple(json!({ "command": "pause" }))?,
         Control::Resume => simple(json!({ "command": "resume" }))?,
         Control::Quit { discard } => {
@@ -120,6 +124,7 @@ pub fn migrate_request(to: &str, budget: &Budget) -> Value {
         "max_time_s": budget.max_time,
         "on_timeout": budget.on_timeout.to_string(),
         "channels": budget.channels,
+        "rate_bytes_per_s": budget.rate.map(Rate::bytes_per_second),
     })
 }
 
@@ -200,38 +205,16 @@ fn next(answers: &mut BufReader<UnixStream>, patience: Duration) -> Result<Value
     }
 }
 
-/// While this lives, the first SIGINT or SIGTERM cancels the migration of the guest at
-/// `socket`; the second ends the process as usual.
-fn cancel_on_signal(socket: &Path) -> Result<Cancelling> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch Ctrl-C")?;
-    let handle = signals.handle();
+/// While this lives, the first signal cancels the migration of the guest at `socket`.
+fn cancel_on_signal(socket: &Path) -> Result<Watching> {
     let socket = socket.to_owned();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let mut asked = false;
-            for signal in signals.forever() {
-                if asked {
-                    let _ = signal_hook::low_level::emulate_default_handler(signal);
-                }
-                asked = true;
-                let request = json!({ "command": "cancel" });
-                match talk(&socket, &request, PATIENCE, &mut |_| {}) {
-                    Ok(_) => output::note("cancelling"),
-                    Err(error) => output::note(&format!("cannot cancel: {error:#}")),
-                }
-            }
-        })
-        .context("cannot start a thread")?;
-    Ok(Cancelling(handle))
-}
-
-struct Cancelling(signal_hook::iterator::Handle);
-
-impl Drop for Cancelling {
-    fn drop(&mut self) {
-        self.0.close();
-    }
+    cancel_once(move || {
+        let request = json!({ "command": "cancel" });
+        match talk(&socket, &request, PATIENCE, &mut |_| {}) {
+            Ok(_) => output::note("cancelling"),
+            Err(error) => output::note(&format!("cannot cancel: {error:#}")),
+        }
+    })
 }
 
 /// `key: value` lines, deeper ones indented.

@@ -7,15 +7,15 @@ use ::states::v2::{Capabilities, State};
 use abi::irq::IrqInfoFlags;
 use abi::pci::{irq_index, region_index};
 use abi::region::RegionFlags;
-use anyhow::{Context, Result, anyhow};
-use control::{DmaLog, IrqInfo, RegionInfo, Transport, TransportError, V2Device};
+use anyhow::{Context, Result};
+use control::{DmaLog, IrqInfo, RegionInfo, Transport, V2Device, Withheld};
+use device::Digest;
 use port::{Bus, Device, DirtySource, Identity};
-use serde_json::{Value, json};
-use vfio_user::client::{Client, ClientOptions, NoDma};
+use serde_json::{Map, Value, json};
+use vfio_user::client::{Client, NoDma};
 
 use crate::args::Probe;
 use crate::exit::{Exit, Found, status};
-use crate::guest::options::DeviceUri;
 use crate::output;
 use crate::report::{self, IdentitySummary};
 use crate::units::Size;
@@ -26,35 +26,15 @@ const MOST: u32 = 64;
 /// Asks, and says.
 pub(super) fn run(probe: &Probe, json: bool) -> Result<Exit> {
     let device = &probe.device;
-    let transport = connect(device)?;
-    let found =
-        Findings::ask(transport).with_context(|| format!("{device} cannot be probed"))?;
+    let client = device.connect(device.to_string(), Arc::new(NoDma))?;
+    let found = Findings::ask(client, probe.digest)
+        .with_context(|| format!("{device} cannot be probed"))?;
     if json {
         output::json(&found.to_json())?;
     } else {
         output::line(&found.text(&device.to_string()))?;
     }
     Ok(status(Found::Done))
-}
-
-fn connect(device: &DeviceUri) -> Result<Arc<dyn Transport>> {
-    let options = ClientOptions::new(device.to_string(), Arc::new(NoDma));
-    match Client::connect(device.path(), options) {
-        Ok(client) => Ok(Arc::new(client)),
-        Err(error) => {
-            let remedy = match &error {
-                TransportError::TimedOut { .. } => {
-                    "it does not answer; a server has one client at a time, which may be \
-                     a guest"
-                }
-                TransportError::Gone { .. } => "is a `vfio-migrate serve` running there?",
-                TransportError::Errno { .. } | TransportError::Broken { .. } => {
-                    "what listens there does not speak vfio-user as it should"
-                }
-            };
-            Err(anyhow!(error).context(format!("cannot reach {device}: {remedy}")))
-        }
-    }
 }
 
 /// Everything that was found out.
@@ -65,10 +45,15 @@ struct Findings {
     dma_log: Option<String>,
     regions: Vec<RegionInfo>,
     irqs: Vec<(u32, IrqInfo)>,
+    /// What it offers and is not used, with the reason.
+    withheld: Vec<Withheld>,
+    /// Where it was asked for, and the device has one.
+    digest: Option<Digest>,
 }
 
 impl Findings {
-    fn ask(transport: Arc<dyn Transport>) -> Result<Findings> {
+    fn ask(client: Client, digest: bool) -> Result<Findings> {
+        let transport: Arc<dyn Transport> = Arc::new(client.clone());
         let mut device: V2Device = control::open(Arc::clone(&transport))?;
         let info = transport.device_info()?;
         let mut regions = Vec::new();
@@ -95,6 +80,8 @@ impl Findings {
             dma_log: DmaLog::open(transport)?.map(|log| log.name().to_owned()),
             regions,
             irqs,
+            withheld: device.withheld().to_vec(),
+            digest: if digest { client.digest()? } else { None },
         })
     }
 
@@ -128,7 +115,7 @@ impl Findings {
                 })
             })
             .collect();
-        json!({
+        let mut found = json!({
             "identity": IdentitySummary::from(&self.identity),
             "state": self.state.name(),
             "states": words(self.identity.capabilities),
@@ -137,7 +124,24 @@ impl Findings {
             "regions": regions,
             "irqs": irqs,
             "migration": { "will": self.will(), "will_not": self.will_not() },
-        })
+        });
+        if !self.withheld.is_empty() {
+            let each = self.withheld.iter();
+            let each = each.map(|it| json!({ "what": it.what, "why": it.why }));
+            found["withheld"] = each.collect();
+        }
+        if let Some(digest) = &self.digest {
+            let counters = digest.counters.iter();
+            let counters: Map<String, Value> =
+                counters.map(|(name, count)| (name.clone(), (*count).into())).collect();
+            found["digest"] = json!({
+                "crc32c": checksum(digest),
+                "chunk_bytes": digest.chunk_bytes,
+                "chunks": digest.chunks.len(),
+                "counters": counters,
+            });
+        }
+        found
     }
 
     fn text(&self, device: &str) -> String {
@@ -182,6 +186,12 @@ impl Findings {
         line(format_args!("  a migration will not"));
         for sentence in self.will_not() {
             line(format_args!("    - {sentence}"));
+        }
+        if let Some(digest) = &self.digest {
+            line(format_args!("  digest   {}", checksum(digest)));
+            for (name, count) in &digest.counters {
+                line(format_args!("    {name:<18} {count}"));
+            }
         }
         text
     }
@@ -234,6 +244,9 @@ impl Findings {
     fn will_not(&self) -> Vec<String> {
         let capabilities = self.identity.capabilities;
         let mut not = Vec::new();
+        for Withheld { what, why } in &self.withheld {
+            not.push(format!("use {what}, which it offers: {why}"));
+        }
         if !capabilities.pre_copy() {
             not.push("move anything of it before the guest is stopped".to_owned());
         }
@@ -276,6 +289,15 @@ impl Findings {
             _ => format!("index {index}"),
         }
     }
+}
+
+/// One number for all of a device's memory: the CRC32C of its chunks' CRC32Cs.
+fn checksum(digest: &Digest) -> String {
+    let sum = digest
+        .chunks
+        .iter()
+        .fold(0, |sum, chunk| crc32c::crc32c_append(sum, &chunk.to_le_bytes()));
+    format!("{sum:08x}")
 }
 
 fn access(region: &RegionInfo) -> &'static str {

@@ -1,19 +1,15 @@
 //! `vfio-migrate serve`: one device over vfio-user, until it is told to end.
 
-use std::io::ErrorKind;
-
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use device::Runner;
 use models::accel::{self, Accel, Parameters};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use sys::socket::Listener;
 use vfio_user::server::{Server, ServerOptions, Stop};
 
 use crate::args::{Serve, ServedModel};
 use crate::exit::{Exit, Found, status};
-use crate::output;
+use crate::signals::watch;
+use crate::{output, socket};
 
 /// Serves until SIGINT or SIGTERM. The socket is removed at the end.
 pub(super) fn run(serve: &Serve, json: bool) -> Result<Exit> {
@@ -40,28 +36,14 @@ pub(super) fn run(serve: &Serve, json: bool) -> Result<Exit> {
     };
     let mut server =
         Server::new(runner, options).with_context(|| format!("cannot serve {name}"))?;
-    let listener = Listener::bind(path).map_err(|error| {
-        let remedy = match error.kind() {
-            ErrorKind::AddrInUse => ": something is there, choose another path",
-            ErrorKind::NotFound => ": its folder does not exist",
-            _ => "",
-        };
-        anyhow!(error).context(format!("cannot listen at {}{remedy}", path.display()))
-    })?;
     let stop = Stop::new().context("cannot serve")?;
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
-    let handle = signals.handle();
     let stopping = stop.clone();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            if let Some(signal) = signals.forever().next() {
-                tracing::info!(signal, "the server ends");
-                stopping.stop();
-            }
-        })
-        .context("cannot start a thread")?;
+    // From here on no signal leaves the socket behind.
+    let watching = watch(move |signal| {
+        tracing::info!(signal, "the server ends");
+        stopping.stop();
+    })?;
+    let listener = socket::listen(path, "listen")?;
     if json {
         output::json(&json!({ "ready": {
             "device": name,
@@ -80,7 +62,7 @@ pub(super) fn run(serve: &Serve, json: bool) -> Result<Exit> {
         ))?;
     }
     let served = server.serve(listener, &stop);
-    handle.close();
+    drop(watching);
     served.with_context(|| format!("{name} cannot be served any longer"))?;
     Ok(status(Found::Done))
 }

@@ -17,6 +17,7 @@ pub(super) fn run(states: States, json: bool) -> Result<Exit> {
         output::line(&match states.format {
             Format::Table => chart::table(states.capabilities),
             Format::Mermaid => chart::mermaid(states.capabilities),
+            Format::Dot => chart::dot(states.capabilities),
         })?;
     }
     Ok(status(Found::Done))

@@ -44,6 +44,11 @@ enum Request {
         #[serde(default)]
         discard: bool,
     },
+    #[serde(rename = "set-rate")]
+    SetRate {
+        /// Null for no limit.
+        bytes_per_s: Option<u64>,
+    },
     Migrate(departure::Request),
 }
 
@@ -130,6 +135,7 @@ fn perform(guest: &Arc<Guest>, request: Request, say: &dyn Fn(Value)) -> Result<
         Request::Cancel => guest.cancel()?,
         Request::Pause => guest.pause()?,
         Request::Resume => guest.resume()?,
+        Request::SetRate { bytes_per_s } => guest.set_rate(bytes_per_s)?,
         Request::Freeze { digests } => say(guest.freeze(digests)?),
         Request::Quit { discard } => guest.quit(discard)?,
         Request::Migrate(request) => {
@@ -168,6 +174,9 @@ mod tests {
             r#"{"command":"resume"}"#,
             r#"{"command":"freeze"}"#,
             r#"{"command":"quit"}"#,
+            r#"{"command":"set-rate","bytes_per_s":1048576}"#,
+            r#"{"command":"set-rate","bytes_per_s":null}"#,
+            r#"{"command":"migrate","to":"unix:/a","rate_bytes_per_s":1048576}"#,
             r#"{"command":"quit","discard":true}"#,
             r#"{"command":"migrate","to":"tcp:127.0.0.1:7600","downtime_limit_ms":300,
                 "max_time_s":300,"on_timeout":"fail","channels":1}"#,
@@ -186,6 +195,7 @@ mod tests {
             r#"{"command":"quit","discard":1}"#,
             r#"{"command":"quit","discart":true}"#,
             r#"{"command":"migrate"}"#,
+            r#"{"command":"set-rate","bytes_per_s":-1}"#,
             r#"{"command":"migrate","to":"nowhere"}"#,
             r#"{"command":"migrate","to":"unix:/a","on_timeout":"never"}"#,
             r#"{"command":"migrate","to":"unix:/a","channels":-1}"#,

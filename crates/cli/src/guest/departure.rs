@@ -10,6 +10,7 @@ use engine::drive::{Outgoing, Sent};
 use engine::migration::{
     Cause, DeviceReport, Error, OnTimeout, Options, Outcome, Recovery, Report,
 };
+use link::RateLimit;
 use port::{Channel, Dial};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -39,6 +40,9 @@ pub(super) struct Request {
     on_timeout: Late,
     #[serde(default = "one")]
     channels: u16,
+    /// No limit where it is missing.
+    #[serde(default)]
+    rate_bytes_per_s: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -92,11 +96,14 @@ pub(super) fn migrate(
     let attempt = store::new_attempt()?;
     let began = Instant::now();
     let (events, heard) = channel();
+    let limit = RateLimit::new(request.rate_bytes_per_s);
     let (outgoing, vm) = {
         // Before the guest is touched.
         let dialled = link::dial(&request.to, CONNECT);
         let (control, dialer): (Box<dyn Channel>, Box<dyn Dial>) = match dialled {
-            Ok((control, dialer)) => (Box::new(control), Box::new(dialer)),
+            Ok((control, dialer)) => {
+                (Box::new(control), Box::new(dialer.limited(&limit)))
+            }
             Err(error) => {
                 let error = anyhow::Error::new(error);
                 return nobody(guest, request, &error, began.elapsed());
@@ -110,7 +117,7 @@ pub(super) fn migrate(
         };
         let store = Box::new(guest.store.clone());
         let options = request.options();
-        guest.depart(move |machine| {
+        guest.depart(limit, move |machine| {
             let outgoing =
                 Outgoing::new(machine, control, dialer, store, attempt, options)
                     .observer(Arc::new(remember));

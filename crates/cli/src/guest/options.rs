@@ -1,10 +1,12 @@
 //! What an operator chooses for a guest.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use thiserror::Error;
+
+use crate::devices::DeviceUri;
 
 /// The machine, which has to be the same on both sides of a migration.
 #[derive(Clone, Debug)]
@@ -101,39 +103,6 @@ impl FromStr for Inject {
     }
 }
 
-/// Where a device is served: `vfio-user:PATH`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceUri(PathBuf);
-
-impl DeviceUri {
-    /// The device that is served at a socket.
-    pub fn new(path: impl Into<PathBuf>) -> DeviceUri {
-        DeviceUri(path.into())
-    }
-
-    /// The socket.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl FromStr for DeviceUri {
-    type Err = OptionsError;
-
-    fn from_str(text: &str) -> Result<DeviceUri, OptionsError> {
-        match text.strip_prefix("vfio-user:") {
-            Some(path) if !path.is_empty() => Ok(DeviceUri(path.into())),
-            _ => Err(OptionsError::Device(shown(text))),
-        }
-    }
-}
-
-impl fmt::Display for DeviceUri {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vfio-user:{}", self.0.display())
-    }
-}
-
 impl MachineOptions {
     /// Checks what everything after it relies on.
     ///
@@ -171,9 +140,6 @@ pub enum OptionsError {
     /// Peer-to-peer with a single device.
     #[error("peer-to-peer needs at least two devices")]
     NoPeer,
-    /// Not a place of a device.
-    #[error("`{0}` is no device: write vfio-user:PATH")]
-    Device(String),
     /// Nothing that can be broken.
     #[error("`{0}` cannot be injected: page, device, dirty-bit, interrupt or p2p-late")]
     Inject(String),

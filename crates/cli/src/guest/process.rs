@@ -1,15 +1,17 @@
 //! What one guest process has, and the commands that change it.
 
+mod taken;
+
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use engine::devices::{DeviceSet, SetError, check_p2p};
+use anyhow::{Context, Result, bail};
+use engine::Machine;
 use engine::drive::{Outgoing, SinkHandle, SourceHandle};
-use engine::{Machine, Slot};
+use link::RateLimit;
 use models::accel::registers as reg;
 use port::{Observer, Progress};
 use serde_json::{Value, json};
@@ -67,7 +69,7 @@ struct Inner {
 /// Whose the guest is.
 enum At {
     Here,
-    Out { handle: SourceHandle, paused: bool },
+    Out { handle: SourceHandle, limit: RateLimit, paused: bool },
     Waiting,
     In(SinkHandle),
     Moved,
@@ -376,7 +378,7 @@ impl Guest {
         {
             let inner = self.locked();
             self.permit(&inner, Command::Resume)?;
-            if let At::Out { handle, paused } = &inner.at {
+            if let At::Out { handle, paused, .. } = &inner.at {
                 if *paused {
                     bail!(
                         "the guest was paused and migrates so: resume it where it \
@@ -421,6 +423,16 @@ impl Guest {
             At::Out { handle, .. } => handle.cancel(),
             At::In(handle) => handle.cancel(),
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// `set-rate`: from now on.
+    pub(super) fn set_rate(&self, rate: Option<u64>) -> Result<()> {
+        let inner = self.locked();
+        self.permit(&inner, Command::SetRate)?;
+        if let At::Out { limit, .. } = &inner.at {
+            limit.set(rate);
         }
         Ok(())
     }
@@ -470,6 +482,7 @@ impl Guest {
     /// Lends the machine to a migration; `handle` makes the handle from it.
     pub(super) fn depart<T>(
         &self,
+        limit: RateLimit,
         prepare: impl FnOnce(Machine) -> (T, SourceHandle),
     ) -> Result<(T, Arc<Vm>)> {
         let mut taken = self.take(Command::Migrate)?;
@@ -483,7 +496,7 @@ impl Guest {
         };
         let (prepared, handle) = prepare(machine);
         let paused = !vm.board.barrier.is_open();
-        inner.at = At::Out { handle, paused };
+        inner.at = At::Out { handle, limit, paused };
         inner.note = None;
         drop(inner);
         // Nothing is put back: the migration has it.
@@ -508,89 +521,5 @@ impl<F: Fn(Value) + Send + Sync> Observer for Remember<F> {
             self.guest.locked().progress = Some(event.clone());
         }
         (self.tell)(event);
-    }
-}
-
-impl Taken<'_> {
-    fn machine(&mut self) -> Result<&mut Machine> {
-        self.machine.as_mut().ok_or_else(|| anyhow!("the machine is gone"))
-    }
-
-    /// vCPUs first, then the devices through the peer-to-peer barrier.
-    fn stop(&mut self) -> Result<()> {
-        let capabilities = self
-            .machine()?
-            .devices
-            .iter()
-            .map(|slot| slot.device.identity().capabilities);
-        let capabilities: Vec<_> = capabilities.collect();
-        // Before the guest is touched.
-        check_p2p(capabilities, self.vm.p2p)?;
-        let ran = !self.machine()?.vcpus.paused();
-        self.machine()?.vcpus.pause()?;
-        let stopped = self.devices(DeviceSet::pause);
-        if stopped.is_err() && ran {
-            self.machine()?.vcpus.resume()?;
-        }
-        stopped
-    }
-
-    /// Devices first, then the vCPUs.
-    fn start(&mut self) -> Result<()> {
-        if !self.machine()?.vcpus.paused() {
-            return Ok(());
-        }
-        self.devices(DeviceSet::start)?;
-        Ok(self.machine()?.vcpus.resume()?)
-    }
-
-    /// Does something with all devices; after a failure they run again, or are named.
-    fn devices(
-        &mut self,
-        each: impl FnOnce(&mut DeviceSet) -> Result<(), SetError>,
-    ) -> Result<()> {
-        let p2p = self.vm.p2p;
-        let slots = std::mem::take(&mut self.machine()?.devices);
-        let (mut devices, mut rest) = (Vec::new(), Vec::new());
-        for Slot { device, config, interrupts } in slots {
-            devices.push(device);
-            rest.push((config, interrupts));
-        }
-        let mut set = match DeviceSet::new(devices, p2p) {
-            Ok(set) => set,
-            Err(error) => {
-                // The set kept the devices; their transports are still here.
-                let machine = self.vm.machine(self.guest.lending());
-                self.machine = machine.ok();
-                return Err(error.into());
-            }
-        };
-        let done = each(&mut set);
-        let names = |ids: &[engine::devices::DeviceId]| {
-            let all = &self.vm.board.devices;
-            let names = ids.iter().filter_map(|id| all.get(id.0)).map(|d| d.name());
-            names.collect::<Vec<_>>().join(", ")
-        };
-        let done = done.map_err(|error| {
-            let back = set.rollback();
-            let error = anyhow::Error::new(error);
-            let all = &self.vm.board.devices;
-            let away = back.reset.iter().chain(&back.lost);
-            let away = away.filter_map(|id| all.get(id.0)).map(|device| device.name());
-            self.guest.lost(away, &error.to_string());
-            match (back.reset.as_slice(), back.lost.as_slice()) {
-                ([], []) => error,
-                (reset, lost) => error.context(format!(
-                    "devices did not come back: reset [{}], lost [{}]",
-                    names(reset),
-                    names(lost)
-                )),
-            }
-        });
-        let devices = set.into_devices().into_iter().zip(rest);
-        self.machine()?.devices = devices
-            .map(|(device, (config, interrupts))| Slot { device, config, interrupts })
-            .collect();
-        done
     }
 }

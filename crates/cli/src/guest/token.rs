@@ -1,13 +1,13 @@
 //! Which command is allowed when: commands obey the right to run.
 //!
-//! | | status, counters | pause, resume | migrate | cancel | freeze | quit |
-//! | --- | --- | --- | --- | --- | --- | --- |
-//! | running, paused | yes | yes | yes | no migration | yes | yes |
-//! | migrating, until the stop | yes | yes | one at a time | yes | no | cancel first |
-//! | migrating, until commit | yes | no | one at a time | yes | no | cancel first |
-//! | migrating, given away | yes | no | no | no | no | no |
-//! | waiting, receiving | status | no guest | no guest | receiving | no guest | yes |
-//! | holding, moved, in doubt | yes | no | no | no | no | with `--discard` |
+//! | | status, counters | pause, resume | migrate | cancel | set-rate | freeze | quit |
+//! | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | running, paused | yes | yes | yes | no migration | no migration | yes | yes |
+//! | migrating, until the stop | yes | yes | one at a time | yes | yes | no | cancel first |
+//! | migrating, until commit | yes | no | one at a time | yes | yes | no | cancel first |
+//! | migrating, given away | yes | no | no | no | no | no | no |
+//! | waiting, receiving | status | no guest | no guest | receiving | no guest | no guest | yes |
+//! | holding, moved, in doubt | yes | no | no | no | no | no | with `--discard` |
 
 use thiserror::Error;
 
@@ -22,6 +22,8 @@ pub enum Command {
     Migrate,
     /// Give the migration up.
     Cancel,
+    /// Let it send faster or slower.
+    SetRate,
     /// Stop the guest.
     Pause,
     /// Let it run.
@@ -124,7 +126,9 @@ pub enum Refusal {
 /// # Errors
 /// Why it is not.
 pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
-    use Command::{Cancel, Counters, Freeze, Migrate, Pause, Quit, Resume, Status};
+    use Command::{
+        Cancel, Counters, Freeze, Migrate, Pause, Quit, Resume, SetRate, Status,
+    };
     use Situation::{
         Holding, InDoubt, Migrating, Moved, Paused, Receiving, Running, Waiting,
     };
@@ -132,12 +136,12 @@ pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
         (_, Status) => Ok(()),
         (Waiting | Receiving, Counters) => Err(Refusal::NoGuest),
         (_, Counters) => Ok(()),
-        (Running | Paused | Waiting, Cancel) => Err(Refusal::NoMigration),
+        (Running | Paused | Waiting, Cancel | SetRate) => Err(Refusal::NoMigration),
         (Running | Paused, _) => Ok(()),
         (Waiting, Quit { .. }) | (Receiving, Quit { .. } | Cancel) => Ok(()),
         (Waiting | Receiving, _) => Err(Refusal::NoGuest),
         (Migrating { yielded: true, .. }, _) => Err(Refusal::Yielded),
-        (Migrating { .. }, Cancel) => Ok(()),
+        (Migrating { .. }, Cancel | SetRate) => Ok(()),
         (Migrating { .. }, Quit { .. }) => Err(Refusal::CancelFirst),
         (Migrating { interruptible: true, .. }, Pause | Resume) => Ok(()),
         (Migrating { .. }, Pause | Resume) => Err(Refusal::Stopped),
@@ -153,7 +157,7 @@ pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const COMMANDS: [Command; 9] = [
+    const COMMANDS: [Command; 10] = [
         Command::Status,
         Command::Counters,
         Command::Pause,
@@ -163,20 +167,21 @@ mod tests {
         Command::Freeze,
         Command::Quit { discard: false },
         Command::Quit { discard: true },
+        Command::SetRate,
     ];
 
     /// One row a situation, one letter a command of [`COMMANDS`], `y` for yes.
     const TABLE: [(Situation, &str); 10] = [
-        (Situation::Running, "yyyyynyyy"),
-        (Situation::Paused, "yyyyynyyy"),
-        (Situation::Migrating { interruptible: true, yielded: false }, "yyyynynnn"),
-        (Situation::Migrating { interruptible: false, yielded: false }, "yynnnynnn"),
-        (Situation::Migrating { interruptible: false, yielded: true }, "yynnnnnnn"),
-        (Situation::Waiting, "ynnnnnnyy"),
-        (Situation::Receiving, "ynnnnynyy"),
-        (Situation::Holding, "yynnnnnny"),
-        (Situation::Moved, "yynnnnnny"),
-        (Situation::InDoubt, "yynnnnnny"),
+        (Situation::Running, "yyyyynyyyn"),
+        (Situation::Paused, "yyyyynyyyn"),
+        (Situation::Migrating { interruptible: true, yielded: false }, "yyyynynnny"),
+        (Situation::Migrating { interruptible: false, yielded: false }, "yynnnynnny"),
+        (Situation::Migrating { interruptible: false, yielded: true }, "yynnnnnnnn"),
+        (Situation::Waiting, "ynnnnnnyyn"),
+        (Situation::Receiving, "ynnnnynyyn"),
+        (Situation::Holding, "yynnnnnnyn"),
+        (Situation::Moved, "yynnnnnnyn"),
+        (Situation::InDoubt, "yynnnnnnyn"),
     ];
 
     #[test]

@@ -9,7 +9,7 @@ use control::{DmaLog, DmaTarget, PciConfig};
 use dirty::IovaRange;
 use engine::{Machine, Slot};
 use port::{DirtySource, DmaMap, GuestMemory, Inspect, Interrupts, Vcpus};
-use vfio_user::{Client, ClientOptions, DmaHandler};
+use vfio_user::DmaHandler;
 
 use super::accel::Accel;
 use super::board::{AllVcpus, Board, Threads};
@@ -74,8 +74,7 @@ impl Vm {
         for (number, uri) in options.devices.iter().enumerate() {
             let name = format!("accel{number}");
             let handler: Arc<dyn DmaHandler> = Arc::clone(&peers) as Arc<dyn DmaHandler>;
-            let client = Client::connect(uri.path(), ClientOptions::new(name, handler))
-                .with_context(|| format!("cannot open {uri}"))?;
+            let client = uri.connect(name, handler)?;
             let area = layout.area(number);
             let device = Accel::open(number, client, area, options.p2p)
                 .with_context(|| format!("cannot use {uri}"))?;

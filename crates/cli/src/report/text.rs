@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{DeviceSummary, IdentitySummary, Summary};
+use port::Phase;
+
+use super::{DeviceSummary, IdentitySummary, PhaseMs, Summary};
 use crate::units::Size;
 
 /// The widest bar, in characters.
@@ -33,11 +35,13 @@ pub fn text(summary: &Summary) -> String {
         if summary.rounds == 1 { "round" } else { "rounds" },
         Size::from_bytes(summary.throughput_bytes_per_s)
     ));
-    line(format_args!(
-        "  moved       {} of memory, {} of device data",
-        Size::from_bytes(summary.memory_bytes),
-        Size::from_bytes(summary.device_bytes)
-    ));
+    let devices = Size::from_bytes(summary.device_bytes);
+    if summary.alone {
+        line(format_args!("  moved       {devices} of device data"));
+    } else {
+        let memory = Size::from_bytes(summary.memory_bytes);
+        line(format_args!("  moved       {memory} of memory, {devices} of device data"));
+    }
     if let (Some(pages), Some(blocks)) = (summary.pages_changed, summary.blocks_changed) {
         line(format_args!(
             "  changed     {} of {} pages, {} of {} device blocks during pre-copy",
@@ -64,8 +68,9 @@ pub fn text(summary: &Summary) -> String {
             format!(" ({})", also.join(", "))
         };
         line(format_args!("  downtime    {}{also}", millis(downtime)));
-        let longest = summary.downtime.iter().map(|phase| phase.ms).fold(0.0, f64::max);
-        for phase in &summary.downtime {
+        let phases = phases(summary);
+        let longest = phases.iter().map(|phase| phase.ms).fold(0.0, f64::max);
+        for phase in &phases {
             line(format_args!(
                 "{}",
                 format!(
@@ -90,6 +95,21 @@ pub fn text(summary: &Summary) -> String {
         }
     }
     text
+}
+
+/// The phases that are shown. Those of a guest are empty without one: what passes
+/// between their beginning and their end is told as one.
+fn phases(summary: &Summary) -> Vec<PhaseMs> {
+    let guest = [Phase::VcpuStop, Phase::Dirty, Phase::Memory, Phase::Config];
+    let of_guest = |one: &&PhaseMs| guest.iter().any(|phase| phase.name() == one.phase);
+    if !summary.alone {
+        return summary.downtime.clone();
+    }
+    let (empty, mut shown): (Vec<PhaseMs>, Vec<PhaseMs>) =
+        summary.downtime.iter().cloned().partition(|one| of_guest(&one));
+    let ms = empty.iter().map(|phase| phase.ms).sum();
+    shown.push(PhaseMs { phase: "other".to_owned(), ms });
+    shown
 }
 
 fn row(device: &DeviceSummary, widest: usize) -> String {
@@ -122,7 +142,7 @@ pub fn identity(identity: &IdentitySummary) -> String {
 }
 
 /// Milliseconds, in seconds from 10 s on.
-fn millis(ms: f64) -> String {
+pub(super) fn millis(ms: f64) -> String {
     if ms >= 10_000.0 { format!("{:.1} s", ms / 1000.0) } else { format!("{ms:.1} ms") }
 }
 
@@ -165,6 +185,22 @@ migration completed, verified
 accel (data version 1), pci 1de5:acc1, v2, capabilities 7
 ";
         assert_eq!(text(&Summary::new(&report(), &extras)), expected);
+    }
+
+    #[test]
+    fn devices_without_a_guest_are_told_of_its_phases() {
+        let extras = Extras { alone: true, ..Extras::default() };
+        let summary = Summary::new(&report(), &extras);
+        let text = text(&summary);
+        assert!(text.contains("\n  moved       32 MiB of device data\n"), "{text}");
+        for phase in ["vcpu_stop", "memory", "guest"] {
+            assert!(!text.contains(phase), "{text}");
+        }
+        // And no time is lost.
+        assert!(text.contains("\n    other         41.0 ms  ###"), "{text}");
+        // The JSON is that of any migration.
+        let with = Summary::new(&report(), &Extras::default());
+        assert_eq!(summary.to_json(), with.to_json());
     }
 
     #[test]

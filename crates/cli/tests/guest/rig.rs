@@ -13,10 +13,9 @@ use states::v2::Capabilities;
 use sys::socket::Listener;
 use tempfile::TempDir;
 use vfio_migrate_cli::commands::ctl::{Refused, talk};
+use vfio_migrate_cli::devices::DeviceUri;
 use vfio_migrate_cli::guest::check::{Summary, compare_files};
-use vfio_migrate_cli::guest::options::{
-    DeviceUri, MachineOptions, ReceiveOptions, RunOptions,
-};
+use vfio_migrate_cli::guest::options::{MachineOptions, ReceiveOptions, RunOptions};
 use vfio_migrate_cli::guest::{receive, run};
 use vfio_migrate_cli::report::Problem;
 use vfio_user::{Server, ServerOptions, Stop};

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each file of tests uses a part of it")]
 #![allow(clippy::panic, reason = "a helper of tests")]
 
+pub(crate) mod alone;
 pub(crate) mod relay;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -58,7 +59,12 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(arguments: &[&str]) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vfio-migrate"))
+        Process::start_other(env!("CARGO_BIN_EXE_vfio-migrate"), arguments)
+    }
+
+    /// Another program than ours, or ours by way of one.
+    pub(crate) fn start_other(program: &str, arguments: &[&str]) -> Process {
+        let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -208,7 +214,12 @@ impl Guest {
 
     /// Waits for a guest at a port that the system chooses.
     pub(crate) fn receive(folder: &Path, machine: &Machine<'_>) -> Guest {
-        let receive = &["guest", "receive", "--from", "tcp:127.0.0.1:0"];
+        Guest::receive_at(folder, "tcp:127.0.0.1:0", machine)
+    }
+
+    /// Waits for a guest at a place.
+    pub(crate) fn receive_at(folder: &Path, from: &str, machine: &Machine<'_>) -> Guest {
+        let receive = &["guest", "receive", "--from", from];
         Guest::start(folder, "there", receive, machine)
     }
 
