@@ -12,9 +12,8 @@
 //!
 //! ```ignore
 //! pub(super) fn measure(runs: Runs) -> Result<Row, String> {
-//!     let mut rig = Rig::new()?;                     // touches all memory first
-//!     let samples = runs.interleave(
-//!         &mut rig,
+//!     let samples = runs.interleave(                 // the first run does not count
+//!         &mut Rig::new()?,                          // touches all memory first
 //!         |rig| rig.our_way(),                       // -> Result<f64, String>
 //!         |rig| rig.the_limit(),
 //!     )?;
@@ -44,7 +43,10 @@ pub(crate) const USAGE: &str = "\
 Usage: cargo xtask bench [--json] [--runs N] [WORK...]
 
 Builds in release mode and measures each WORK (default: all) with its limit beside it:
-region-read, migration, downtime.
+  region-read, posted-write, dma-message    messages of vfio-user
+  data-read, data-write                     migration data over vfio-user
+  bitmap-sparse, bitmap-some, bitmap-full   the dirty bitmap of 1 TiB
+  migration, downtime                       from one process to another
 
   --json    one JSON object instead of the table
   --runs N  runs of each side, at least 7 (default 7)

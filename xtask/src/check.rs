@@ -33,7 +33,14 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     let deny = ["--", "-D", "warnings"];
     let clippy = ["clippy", "--workspace", "--all-targets"];
     process::step("lints", cargo(&clippy).args(deny))?;
-    let bench = ["clippy", "--package", "xtask", "--all-targets", "--features", "bench"];
+    let bench = [
+        "clippy",
+        "--package",
+        "xtask",
+        "--all-targets",
+        "--features",
+        "bench,gen,qemu-guest",
+    ];
     process::step("lints of bench", cargo(&bench).args(deny))?;
     let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
     process::step("documentation", doc.env("RUSTDOCFLAGS", "-D warnings"))?;

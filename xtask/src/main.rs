@@ -11,8 +11,10 @@ mod bench;
 mod check;
 mod commits;
 mod fuzz;
+mod r#gen;
 mod layers;
 mod process;
+mod qemu;
 
 use arguments::Arguments;
 
@@ -25,6 +27,8 @@ Commands:
   commits   every commit of a range builds and passes its tests
   fuzz      run the fuzz targets on the stable toolchain
   bench     measure, with a limit measured beside every figure
+  qemu-test boot a Linux guest in QEMU on our server, and check from inside
+  gen       write the man pages and shell completions
 
 `cargo xtask <command> --help` says more. Exit status: 0 done, 1 failed, 2 usage.
 ";
@@ -57,6 +61,8 @@ fn main() -> ExitCode {
         "commits" => (commits::USAGE, commits::run),
         "fuzz" => (fuzz::USAGE, fuzz::run),
         "bench" => (bench::USAGE, bench::run),
+        "qemu-test" => (qemu::USAGE, qemu::run),
+        "gen" => (r#gen::USAGE, r#gen::run),
         "--help" | "-h" | "help" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

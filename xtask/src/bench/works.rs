@@ -1,27 +1,45 @@
 //! What is measured, and the processes that it takes. Linked with the feature `bench`.
 
 mod destination;
+mod dirty_bitmap;
+mod dma_message;
 mod downtime;
 mod guest;
 mod migration;
+mod migration_data;
+mod one_cpu;
 mod outgoing;
+mod plain;
+mod posted_write;
 mod region_read;
 mod server;
 mod side;
 
 use super::Measurement;
+use super::row::{Row, Runs};
 
 /// Says that this is another process of a measurement: which side of it, and what that
 /// side needs to know follow.
 pub(super) const SIDE: &str = "--side";
 
+/// Measures a row.
+type Measure = fn(Runs) -> Result<Row, String>;
+
 /// All measurements, in the order of the table.
 pub(super) fn all() -> Vec<Measurement> {
-    vec![
-        Measurement { name: "region-read", measure: region_read::measure },
-        Measurement { name: "migration", measure: migration::measure },
-        Measurement { name: "downtime", measure: downtime::measure },
-    ]
+    let works: [(_, Measure); _] = [
+        ("region-read", region_read::measure),
+        ("posted-write", posted_write::measure),
+        ("dma-message", dma_message::measure),
+        ("data-read", migration_data::measure_read),
+        ("data-write", migration_data::measure_write),
+        ("bitmap-sparse", dirty_bitmap::measure_sparse),
+        ("bitmap-some", dirty_bitmap::measure_some),
+        ("bitmap-full", dirty_bitmap::measure_full),
+        ("migration", migration::measure),
+        ("downtime", downtime::measure),
+    ];
+    works.map(|(name, measure)| Measurement { name, measure }).into()
 }
 
 /// Is one side of a measurement.

@@ -11,8 +11,6 @@
 //! `MIG_DATA_READ` and `MIG_DATA_WRITE` are, and nothing else. Both have one TCP
 //! connection a device. After each run the two sides are compared.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,9 +21,8 @@ use models::accel::BAR2;
 use tempfile::TempDir;
 use vfio_user::{Client, ClientOptions, NoDma};
 
-use super::destination::ARRIVED;
 use super::guest::{self, CHUNK, Ram};
-use super::outgoing;
+use super::outgoing::{Bytes, There};
 use super::server::Bare;
 use super::side::Side;
 use super::text;
@@ -42,10 +39,7 @@ const MEMORY: u64 = 16 << 20;
 
 /// Measures the row.
 pub(super) fn measure(runs: Runs) -> Result<Row, String> {
-    let mut rig = Rig::new()?;
-    rig.migrate()?;
-    rig.copy()?;
-    let samples = runs.interleave(&mut rig, Rig::migrate, Rig::copy)?;
+    let samples = runs.interleave(&mut Rig::new()?, Rig::migrate, Rig::copy)?;
     Row::new(
         "downtime, 2 devices with 64 MiB each left to stop-copy",
         "ms",
@@ -63,10 +57,8 @@ struct Place {
 struct Rig {
     ram: Arc<Ram>,
     here: Vec<Place>,
-    there: Vec<Place>,
-    side: Side,
-    to: String,
-    port: u16,
+    places: Vec<Place>,
+    there: There,
     _servers: Vec<Side>,
     _folder: TempDir,
 }
@@ -90,23 +82,17 @@ impl Rig {
         let mut places = |side: &str| -> Result<Vec<Place>, String> {
             (0..DEVICES).map(|n| start(&format!("{side}{n}"))).collect()
         };
-        let (here, there) = (places("source")?, places("destination")?);
-        let mut arguments = vec![MEMORY.to_string()];
-        for place in &there {
-            arguments.push(place.socket.to_string_lossy().into_owned());
-            arguments.push(place.bare.to_string_lossy().into_owned());
-        }
-        let side = Side::start("destination", &arguments)?;
-        let (to, port) = side.ready.split_once(' ').ok_or("no place to migrate to")?;
-        let (to, port) = (to.to_owned(), port.parse().map_err(text)?);
+        let (here, places) = (places("source")?, places("destination")?);
+        let sockets = places.iter().flat_map(|place| [&*place.socket, &*place.bare]);
+        let there = There::start(MEMORY, sockets)?;
         let ram = Ram::new(MEMORY)?;
         // Memory that moves tells the engine how fast the link is.
         guest::fill(ram.shared(), 3)?;
-        Ok(Rig { ram, here, there, side, to, port, _servers: servers, _folder: folder })
+        Ok(Rig { ram, here, places, there, _servers: servers, _folder: folder })
     }
 
     fn migrate(&mut self) -> Result<f64, String> {
-        self.side.ask("scrub")?;
+        self.there.side.ask("scrub")?;
         let mut clients = Vec::new();
         for (n, place) in self.here.iter().enumerate() {
             let client = guest::connect(&place.socket, &format!("accel{n}"), &self.ram)?;
@@ -118,15 +104,15 @@ impl Rig {
             clients.push(client);
         }
         let before: Vec<_> = clients.iter().map(digest).collect::<Result<_, _>>()?;
-        self.side.tell("receive")?;
+        self.there.side.tell("receive")?;
         let machine = guest::machine(&self.ram, &clients, false)?;
         drop(clients);
-        let report = outgoing::run(machine, &self.to, DEVICES as u16)?;
-        self.side.hear()?;
+        let report = self.there.migrate(machine, DEVICES as u16)?;
+        self.there.side.hear()?;
         if report.device_bytes < DEVICES as u64 * DEVICE_MEMORY {
             return Err(format!("only {} bytes were moved", report.device_bytes));
         }
-        for (place, before) in self.there.iter().zip(before) {
+        for (place, before) in self.places.iter().zip(before) {
             let options = ClientOptions::new("checked", Arc::new(NoDma));
             let client = Client::connect(&place.socket, options).map_err(text)?;
             if digest(&client)? != before {
@@ -138,28 +124,26 @@ impl Rig {
     }
 
     fn copy(&mut self) -> Result<f64, String> {
-        self.side.tell("take-devices")?;
-        let port = self.port;
+        self.there.side.tell("take-devices")?;
         let mut ready = Vec::new();
         for (which, place) in (0u8..).zip(&self.here) {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(text)?;
-            stream.set_nodelay(true).map_err(text)?;
-            stream.write_all(&[which]).map_err(text)?;
-            ready.push((stream, Bare::connect(&place.bare)?));
+            let mut bytes = self.there.bare()?;
+            bytes.send(&[which])?;
+            ready.push((bytes, Bare::connect(&place.bare)?));
         }
         let started = Instant::now();
         std::thread::scope(|scope| {
             let threads: Vec<_> = ready
                 .into_iter()
-                .map(|(stream, bare)| scope.spawn(move || send(stream, bare)))
+                .map(|(bytes, bare)| scope.spawn(move || send(bytes, bare)))
                 .collect();
             threads.into_iter().try_for_each(|thread| {
                 thread.join().map_err(|_| "a device's thread panicked")?
             })
         })?;
         let took = started.elapsed();
-        self.side.hear()?;
-        for (here, there) in self.here.iter().zip(&self.there) {
+        self.there.side.hear()?;
+        for (here, there) in self.here.iter().zip(&self.places) {
             if Bare::connect(&here.bare)?.sum()? != Bare::connect(&there.bare)?.sum()? {
                 return Err("bytes arrived otherwise than they left".into());
             }
@@ -169,18 +153,13 @@ impl Rig {
 }
 
 /// Moves the bytes of one server.
-fn send(mut stream: TcpStream, mut bare: Bare) -> Result<(), String> {
+fn send(mut bytes: Bytes, mut bare: Bare) -> Result<(), String> {
     let mut chunk = vec![0; CHUNK];
     for at in (0..bare.bytes).step_by(CHUNK) {
         bare.read(at, &mut chunk)?;
-        stream.write_all(&chunk).map_err(text)?;
+        bytes.send(&chunk)?;
     }
-    let mut answer = [0];
-    stream.read_exact(&mut answer).map_err(text)?;
-    if answer == [ARRIVED] {
-        return Ok(());
-    }
-    Err(format!("the other side answered {answer:?}"))
+    bytes.arrived()
 }
 
 fn digest(client: &Client) -> Result<Digest, String> {

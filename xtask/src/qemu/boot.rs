@@ -1,0 +1,257 @@
+//! One boot of the guest on the device, and what it reported.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::child::Running;
+use super::parts::{Kernel, Qemu};
+use super::server::SOCKET;
+use super::table::Row;
+use super::trace::{DMA_MAP, DMA_READ, DMA_UNMAP, DMA_WRITE, EVENT, Messages};
+use crate::Failure;
+
+/// From the start of QEMU to its end. An emulated guest boots in some 6 s.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The guest's memory, in MiB.
+const MEMORY: u32 = 512;
+
+/// What the guest's kernel is told. The reserved memory is the guest program's; a panic
+/// ends the machine.
+const KERNEL_OPTIONS: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off memmap=16M$0x10000000";
+
+/// How the device reaches the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// By descriptors that QEMU sends.
+    Shared,
+    /// By messages: there are no descriptors.
+    Unshared,
+}
+
+impl Sharing {
+    /// For people, and for the names of files.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Sharing::Shared => "shared",
+            Sharing::Unshared => "unshared",
+        }
+    }
+}
+
+/// Boots the guest, waits for its end, and returns what was checked by it and of it.
+///
+/// # Errors
+///
+/// When QEMU cannot be run at all; everything else is a row that failed.
+pub(super) fn boot(
+    qemu: &Qemu,
+    kernel: &Kernel,
+    folder: &Path,
+    sharing: Sharing,
+    verbose: bool,
+) -> Result<Vec<Row>, Failure> {
+    let start = Instant::now();
+    let log = |what: &str| format!("{}-{what}.log", sharing.name());
+    let mut command = command(qemu, kernel, sharing, &log);
+    command.current_dir(folder);
+    let mut running = Running::start("QEMU", &mut command, &folder.join(log("qemu")))?;
+    let mut report = Report { rows: Vec::new(), since: start, sharing, done: None };
+    let ended = loop {
+        match running.line(start + DEADLINE) {
+            Ok(Some(line)) => {
+                if verbose {
+                    eprintln!("{}: {line}", sharing.name());
+                }
+                report.line(&line);
+            }
+            Ok(None) => break running.end(start + DEADLINE),
+            Err(failure) => break Err(failure),
+        }
+    };
+    let ended = match ended {
+        Ok(status) if status.success() => Ok("powered off".to_owned()),
+        Ok(status) => Err(format!("QEMU: {status}, see {}", log("qemu"))),
+        Err(Failure::Failed(text) | Failure::Usage(text)) => Err(text),
+    };
+    report.end(&log("console"));
+    report.row("power-off", ended);
+    let trace = folder.join(log("trace"));
+    let trace = fs::read_to_string(&trace)
+        .map_err(|error| format!("cannot read {}: {error}", trace.display()));
+    let messages = trace.map(|text| Messages::count(&text));
+    report.row("dma-maps", messages.clone().and_then(|messages| maps(&messages)));
+    report.row("dma-way", messages.and_then(|messages| way(&messages, sharing)));
+    Ok(report.rows)
+}
+
+/// Boots the guest, and kills QEMU as soon as the guest drives the device.
+///
+/// # Errors
+///
+/// When QEMU cannot be run at all.
+pub(super) fn boot_and_kill(
+    qemu: &Qemu,
+    kernel: &Kernel,
+    folder: &Path,
+) -> Result<Row, Failure> {
+    let start = Instant::now();
+    let log = |what: &str| format!("killed-{what}.log");
+    let mut command = command(qemu, kernel, Sharing::Shared, &log);
+    command.current_dir(folder);
+    let mut running = Running::start("QEMU", &mut command, &folder.join(log("qemu")))?;
+    let found = loop {
+        match running.line(start + DEADLINE) {
+            Ok(Some(line)) if line.starts_with("check dma-read ok") => {
+                break Ok("while the guest drove the device".to_owned());
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => break Err("QEMU ended before the guest came so far".to_owned()),
+            Err(Failure::Failed(text) | Failure::Usage(text)) => break Err(text),
+        }
+    };
+    // Which kills it.
+    drop(running);
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Row { run: "killed", check: "kill".to_owned(), seconds, found })
+}
+
+fn command(
+    qemu: &Qemu,
+    kernel: &Kernel,
+    sharing: Sharing,
+    log: &dyn Fn(&str) -> String,
+) -> Command {
+    let mut command = qemu.command();
+    command.args(["-accel", "tcg", "-cpu", "max", "-m", &format!("{MEMORY}M")]);
+    match sharing {
+        Sharing::Shared => command
+            .args(["-machine", "q35,memory-backend=ram", "-object"])
+            .arg(format!("memory-backend-memfd,id=ram,size={MEMORY}M,share=on")),
+        Sharing::Unshared => command.args(["-machine", "q35"]),
+    };
+    // No monitor, no display, no network: the two lines and the device, and an end
+    // instead of a second boot.
+    command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+    command.args(["-run-with", "exit-with-parent=on"]);
+    command.args(["-serial", &format!("file:{}", log("console")), "-serial", "stdio"]);
+    command.arg("-kernel").arg(&kernel.image);
+    command.args(["-initrd", super::INITRAMFS, "-append", KERNEL_OPTIONS]);
+    command.arg("-device").arg(format!(
+        r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{SOCKET}"}}}}"#
+    ));
+    command.args(["-D", &log("trace"), "-trace", EVENT]);
+    command
+}
+
+/// What comes over the guest's second line.
+struct Report {
+    rows: Vec<Row>,
+    /// When the last line came.
+    since: Instant,
+    sharing: Sharing,
+    /// How many checks the guest says it made.
+    done: Option<usize>,
+}
+
+impl Report {
+    fn line(&mut self, line: &str) {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("check"), Some(name), Some(word)) => {
+                let detail = words.next().unwrap_or_default().to_owned();
+                let name = name.to_owned();
+                self.row(&name, if word == "ok" { Ok(detail) } else { Err(detail) });
+            }
+            (Some("done"), Some(count), None) => self.done = count.parse().ok(),
+            // Whatever else firmware and kernel print there.
+            _ => {}
+        }
+    }
+
+    /// The guest has ended: whether it had said all that it checked.
+    fn end(&mut self, console: &str) {
+        let checks = self.rows.len();
+        let said = match self.done {
+            Some(0) => Err("the guest checked nothing".to_owned()),
+            Some(count) if count == checks => Ok(format!("{count} checks in the guest")),
+            Some(count) => Err(format!("{checks} of {count} checks were heard")),
+            None => Err(format!("the guest did not come to its end, see {console}")),
+        };
+        self.row("guest", said);
+    }
+
+    fn row(&mut self, check: &str, found: Result<String, String>) {
+        let now = Instant::now();
+        let seconds = (now - self.since).as_secs_f64();
+        self.since = now;
+        let (run, check) = (self.sharing.name(), check.to_owned());
+        self.rows.push(Row { run, check, seconds, found });
+    }
+}
+
+/// The storm of maps and unmaps that firmware makes of the low megabyte.
+fn maps(messages: &Messages) -> Result<String, String> {
+    let (maps, unmaps) = (messages.answers(DMA_MAP), messages.answers(DMA_UNMAP));
+    let refused = messages.refusals(DMA_MAP) + messages.refusals(DMA_UNMAP);
+    let text = format!(
+        "{maps} maps and {unmaps} unmaps of {} messages, {refused} refused",
+        messages.total()
+    );
+    if refused == 0 && maps > 2 && unmaps > 0 { Ok(text) } else { Err(text) }
+}
+
+/// Whether DMA went the way that this run is about.
+fn way(messages: &Messages, sharing: Sharing) -> Result<String, String> {
+    let (reads, writes) = (messages.commands(DMA_READ), messages.commands(DMA_WRITE));
+    let text = format!("{reads} DMA_READ and {writes} DMA_WRITE by message");
+    let expected = match sharing {
+        Sharing::Shared => reads + writes == 0,
+        Sharing::Unshared => reads > 0 && writes > 0,
+    };
+    if expected && messages.total() > 0 { Ok(text) } else { Err(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::{Report, Sharing};
+
+    fn report() -> Report {
+        let (rows, since) = (Vec::new(), Instant::now());
+        Report { rows, since, sharing: Sharing::Shared, done: None }
+    }
+
+    fn failures(report: &Report) -> Vec<&str> {
+        let failed = report.rows.iter().filter(|row| row.found.is_err());
+        failed.map(|row| row.check.as_str()).collect()
+    }
+
+    #[test]
+    fn guest_that_stops_half_way_has_failed() {
+        let mut cut = report();
+        cut.line("SeaBIOS (version 1)");
+        cut.line("check one ok all of it");
+        cut.end("console");
+        assert_eq!(failures(&cut), ["guest"]);
+        let mut whole = report();
+        whole.line("check one ok");
+        whole.line("check two FAILED 1 instead of 2");
+        whole.line("done 2");
+        whole.end("console");
+        assert_eq!(failures(&whole), ["two"]);
+        let mut lost = report();
+        lost.line("check one ok");
+        lost.line("done 2");
+        lost.end("console");
+        assert_eq!(failures(&lost), ["guest"]);
+        let mut nothing = report();
+        nothing.line("done 0");
+        nothing.end("console");
+        assert_eq!(failures(&nothing), ["guest"]);
+    }
+}
