@@ -180,8 +180,12 @@ impl Runner {
         }
         self.pending = None;
         self.wires.set_gate(Gate::of(self.state));
-        let outcome = outcome.map(Option::flatten);
-        (!pending.orphan).then_some(outcome)
+        if pending.orphan {
+            // A session that was opened on the way is nobody's.
+            self.session = None;
+            return None;
+        }
+        Some(outcome.map(Option::flatten))
     }
 
     /// Takes arcs until the target is reached (`Some`) or one needs time (`None`).

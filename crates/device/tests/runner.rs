@@ -229,6 +229,19 @@ fn a_client_that_goes_away_leaves_nothing_behind_but_the_device() {
 }
 
 #[test]
+fn the_next_client_gets_a_session_that_a_client_which_went_away_had_asked_for() {
+    for target in [State::PreCopy, State::StopCopy, State::Resuming] {
+        let mut rig = rig(Capabilities::ALL);
+        rig.script.lock().unwrap().enter.push_back(Ok(Settle::Later));
+        assert_eq!(rig.ask(target), Ok(Moved::Pending));
+        rig.runner.disconnect();
+        rig.script.lock().unwrap().settled.push_back(Ok(Settle::Now));
+        assert_eq!(rig.runner.settle(rig.now), None);
+        assert_eq!((rig.runner.state(), rig.runner.session()), (target, None));
+    }
+}
+
+#[test]
 fn accesses_outside_of_regions_are_refused() {
     let mut rig = rig(Capabilities::ALL);
     for (index, offset, len) in

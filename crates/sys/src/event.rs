@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use rustix::fs::{FileType, fstat};
 
 use crate::wait::{Interest, wait};
 
@@ -15,8 +15,9 @@ use crate::wait::{Interest, wait};
 #[derive(Debug)]
 pub struct EventFd {
     fd: OwnedFd,
-    /// Whether its owner left it blocking: a full counter would then stop us.
-    blocking: bool,
+    /// Whether somebody else made it. They can have it block at any time, and a full
+    /// counter would then stop us.
+    foreign: bool,
 }
 
 impl EventFd {
@@ -26,7 +27,7 @@ impl EventFd {
     /// When the process has no descriptor left.
     pub fn new() -> io::Result<EventFd> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(EventFd { fd, blocking: false })
+        Ok(EventFd { fd, foreign: false })
     }
 
     /// Takes over a descriptor that somebody else made, as it came.
@@ -39,8 +40,7 @@ impl EventFd {
         if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::Unknown {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let blocking = !fcntl_getfl(&fd)?.contains(OFlags::NONBLOCK);
-        Ok(EventFd { fd, blocking })
+        Ok(EventFd { fd, foreign: true })
     }
 
     /// Adds `count` to the counter; 0 does nothing. Never blocks.
@@ -52,9 +52,8 @@ impl EventFd {
         if count == 0 {
             return Ok(());
         }
-        // The flag belongs to whoever made the eventfd and is shared with them: we ask
-        // first instead of changing it under their feet.
-        if self.blocking
+        // Whether it blocks is theirs to say, and to change: we ask first, each time.
+        if self.foreign
             && !wait(self.fd.as_fd(), Interest::WRITE, Some(Duration::ZERO))?.writable
         {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -73,7 +72,7 @@ impl EventFd {
     /// # Errors
     /// Whatever a descriptor that is no eventfd says.
     pub fn take(&self) -> io::Result<u64> {
-        if self.blocking
+        if self.foreign
             && !wait(self.fd.as_fd(), Interest::READ, Some(Duration::ZERO))?.readable
         {
             return Ok(0);
@@ -94,7 +93,7 @@ impl EventFd {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<EventFd> {
-        Ok(EventFd { fd: self.fd.try_clone()?, blocking: self.blocking })
+        Ok(EventFd { fd: self.fd.try_clone()?, foreign: self.foreign })
     }
 }
 
@@ -133,6 +132,23 @@ mod tests {
         event.signal(u64::MAX - 1).unwrap();
         assert_eq!(event.signal(1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(event.take().unwrap(), u64::MAX - 1);
+    }
+
+    #[test]
+    fn an_eventfd_that_its_owner_makes_blocking_later_does_not_hang_the_device() {
+        let owner = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let event = EventFd::from_fd(owner.try_clone().unwrap()).unwrap();
+        rustix::fs::fcntl_setfl(&owner, rustix::fs::OFlags::empty()).unwrap();
+        event.signal(u64::MAX - 1).unwrap();
+        // In a thread, which a test that fails leaves behind.
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let full = event.signal(1).unwrap_err().kind();
+            event.take().unwrap();
+            done.send((full, event.take().unwrap())).unwrap();
+        });
+        let found = wait.recv_timeout(Duration::from_secs(20));
+        assert_eq!(found, Ok((io::ErrorKind::WouldBlock, 0)));
     }
 
     #[test]

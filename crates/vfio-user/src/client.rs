@@ -50,7 +50,7 @@ use device::Digest;
 
 use crate::codec::{DigestPart, decode_digest};
 use agreement::{Agreed, LEAST_DATA, MOST_DATA};
-use line::Line;
+use line::{Limit, Line};
 use memory::Mappings;
 
 /// `MIG_DATA_WRITE` and `REGION_WRITE` to a server that does not know us: libvfio-user
@@ -238,18 +238,21 @@ impl Client {
     }
 
     /// Asks the device's model for the digest of what it holds; `None` where it has
-    /// none, or the server does not know the question.
+    /// none, or the server does not know the question. All of its parts together take no
+    /// longer than a change of state.
     ///
     /// # Errors
     /// As every call.
     pub fn digest(&self) -> Result<Option<Digest>, TransportError> {
         const OPERATION: &str = "ask for a digest";
-        let broken = |what: &str| TransportError::Broken {
-            operation: OPERATION,
-            what: what.to_owned(),
-        };
+        let broken = |what| self.broken(OPERATION, what);
         let mut whole = Vec::new();
+        let limit = Limit::of(self.inner.options.state_deadline);
         loop {
+            // It may come byte by byte.
+            if limit.passed() {
+                return Err(self.inner.line.time_out(OPERATION, limit));
+            }
             let asked = DigestPart { offset: whole.len() as u64, total: 0 };
             let feature = Feature::VFIO_MIGRATE_DIGEST;
             let answer =
@@ -268,6 +271,18 @@ impl Client {
                 return decode_digest(&whole).map(Some).map_err(|error| broken(error.0));
             }
         }
+    }
+
+    /// What the device asked before it answered is done when this returns: memory that was
+    /// taken from it, and all of it after a reset, is the guest's own then. The handler
+    /// itself has that by its order. (A twin socket has an order of its own.)
+    fn dma_is_over(&self, operation: &'static str) -> Result<(), TransportError> {
+        let inner = &self.inner;
+        let worker = inner.worker.as_ref().map(|worker| worker.thread().id());
+        if worker == Some(std::thread::current().id()) {
+            return Ok(());
+        }
+        inner.line.catch_up(operation, inner.options.call_deadline)
     }
 
     fn stream(&self) -> SaveStream {

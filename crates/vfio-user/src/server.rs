@@ -169,8 +169,8 @@
 //! * *One thread* calls everything: the model, its bus, the triggers. Nothing blocks, and
 //!   nothing may block it: a model that takes its time says so (`Settle::Later`,
 //!   `Work::Again`).
-//! * *Fair turns.* A round serves what has come, up to 256 messages or about 1 MiB, then
-//!   the model has its slice. [`Server::process`] is one round. It never waits; the timer of
+//! * *Fair turns.* A round serves what has come, up to 256 messages or about 1 MiB of each
+//!   socket, then the model has its slice. [`Server::process`] is one round. It never waits; the timer of
 //!   [`Server::poll_fd`] makes that readable when the model wanted to be called again.
 //! * *Everything is answered while something else is outstanding*: a change of state that
 //!   takes time defers only its own reply, and the device's own DMA by message is sent
@@ -201,6 +201,7 @@ mod migration;
 mod options;
 mod peer;
 mod regions;
+mod visit;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -216,7 +217,8 @@ pub use disconnect::DisconnectReason;
 pub use options::{ServerError, ServerOptions, Stop};
 use peer::{Peer, Socket};
 
-/// How many messages are served before the model and the timer have their turn, ...
+/// How many messages of a socket are served before the model and the timer have their
+/// turn, ...
 const MESSAGES_A_TURN: usize = 256;
 
 /// ... and about how many bytes of them and their answers.
@@ -239,6 +241,8 @@ pub struct Server {
     peer: Option<Peer>,
     last_disconnect: Option<DisconnectReason>,
     listener: Option<Listener>,
+    /// When it is listened to again, where accepting failed.
+    accept_again: Option<Instant>,
     epoll: Epoll,
     timer: Timer,
     /// What the timer is set to.
@@ -282,6 +286,7 @@ impl Server {
             peer: None,
             last_disconnect: None,
             listener: None,
+            accept_again: None,
             epoll,
             timer,
             due: None,
@@ -335,9 +340,7 @@ impl Server {
         self.give_room(&socket);
         self.epoll.add(&socket, SOCKET, Interest::READ)?;
         self.interest = [Interest::READ; 2];
-        if let Some(listener) = &self.listener {
-            self.epoll.modify(listener, LISTENER, Interest::NONE)?;
-        }
+        self.hear_others(false)?;
         tracing::debug!(device = %self.options.name, "a client connected");
         self.peer = Some(Peer::new(socket, self.options.handshake_deadline));
         Ok(())
@@ -440,6 +443,8 @@ impl Server {
     fn turn(&mut self, ready: Ready) -> io::Result<Next> {
         if ready.listener && self.peer.is_none() {
             self.accept()?;
+        } else if self.accept_again.is_some_and(|at| at <= Instant::now()) {
+            self.hear_others(true)?;
         }
         let mut more = false;
         if let Some(mut peer) = self.peer.take() {
@@ -461,31 +466,36 @@ impl Server {
                     self.watch(&peer)?;
                     self.peer = Some(peer);
                 }
-                Err(reason) => self.disconnect(peer, reason)?,
+                Err(reason) => {
+                    self.disconnect(peer, reason)?;
+                    // The model may have more to do than it knew of when it was asked.
+                    more = true;
+                }
             }
         }
+        if more || work == Work::Again {
+            return Ok(Next::Now);
+        }
+        let work = if let Work::At(at) = work { Some(at) } else { None };
         let agree_by = self.peer.as_ref().and_then(Peer::agree_by);
-        Ok(match (work, agree_by) {
-            _ if more => Next::Now,
-            (Work::Again, _) => Next::Now,
-            (Work::At(at), Some(by)) => Next::At(at.min(by)),
-            (Work::At(at), None) | (Work::Idle, Some(at)) => Next::At(at),
-            (Work::Idle, None) => Next::Never,
-        })
+        let first = [work, agree_by, self.accept_again].into_iter().flatten().min();
+        Ok(first.map_or(Next::Never, Next::At))
     }
 
-    /// Serves what has come. Whether more is there already.
+    /// Serves what has come. Whether more is there already that no wait will tell of.
     fn serve_peer(
         &mut self,
         peer: &mut Peer,
         ready: Ready,
     ) -> Result<bool, DisconnectReason> {
         peer.flush()?;
-        let end = peer.traffic() + BYTES_A_TURN;
-        let mut left = MESSAGES_A_TURN;
-        // Answers first: the model may wait for them.
+        let mut unfinished = false;
+        // Answers first: the model may wait for them. But each has a turn of its own, or
+        // nobody would hear a guest whose device does DMA without end.
         let sockets = [(Socket::Twin, ready.twin), (Socket::Main, ready.main)];
         for (socket, mut readable) in sockets {
+            let end = peer.traffic() + BYTES_A_TURN;
+            let mut left = MESSAGES_A_TURN;
             while left > 0 && peer.traffic() < end {
                 let Some(line) = peer.line(socket) else { break };
                 // What came later will show in the next wait, which costs less than
@@ -495,57 +505,23 @@ impl Server {
                 }
                 let Some(mut message) = line.receive()? else { break };
                 self.serve_message(peer, socket, &mut message)?;
+                if peer.deferred.is_some() && self.runner.pending().is_none() {
+                    // A reset ended it: what comes next finds nothing pending.
+                    self.settle(peer)?;
+                }
                 if let Some(line) = peer.line(socket) {
                     line.recycle(message);
                 }
                 left -= 1;
             }
+            unfinished |= (left == 0 || peer.traffic() >= end)
+                && peer.line(socket).is_some_and(|line| line.has_buffered());
         }
         if peer.agree_by().is_some_and(|by| by <= Instant::now()) {
             return Err(DisconnectReason::Handshake(self.options.handshake_deadline));
         }
         self.settle(peer)?;
-        Ok(peer.has_buffered() && (left == 0 || peer.traffic() >= end))
-    }
-
-    fn accept(&mut self) -> io::Result<()> {
-        let Some(listener) = &self.listener else { return Ok(()) };
-        match listener.accept() {
-            Ok(socket) => self.adopt(socket),
-            // It went away before its turn came, or the process is out of descriptors:
-            // the device goes on, the client tries again.
-            Err(error) => {
-                tracing::warn!(device = %self.options.name, %error, "accept failed");
-                Ok(())
-            }
-        }
-    }
-
-    fn disconnect(&mut self, peer: Peer, reason: DisconnectReason) -> io::Result<()> {
-        match &reason {
-            DisconnectReason::Closed => {
-                tracing::debug!(device = %self.options.name, "the client went away");
-            }
-            reason => {
-                let reason: &dyn std::error::Error = reason;
-                tracing::warn!(device = %self.options.name, reason, "client disconnected");
-            }
-        }
-        self.runner.disconnect();
-        if self.options.reset_on_disconnect {
-            self.runner.reset();
-        }
-        self.forget_unmask(irqs::UNMASK..u64::MAX);
-        self.epoll.remove(peer.main.fd())?;
-        if let Some(twin) = &peer.twin {
-            self.epoll.remove(twin.fd())?;
-        }
-        drop(peer);
-        self.last_disconnect = Some(reason);
-        if let Some(listener) = &self.listener {
-            self.epoll.modify(listener, LISTENER, Interest::READ)?;
-        }
-        Ok(())
+        Ok(unfinished)
     }
 
     /// Waits for room in a socket only while something is queued for it.

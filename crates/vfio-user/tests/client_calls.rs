@@ -503,3 +503,19 @@ fn everything_is_unmapped_at_once_where_the_server_can() {
     drop(client);
     thread.join().unwrap();
 }
+
+#[test]
+fn a_deadline_that_cannot_be_reckoned_is_none() {
+    let (mut raw, far) = Raw::pair();
+    let thread = std::thread::spawn(move || {
+        answer(&mut raw, REPLY, |_, asked| asked[..4].to_vec());
+        answer(&mut raw, REPLY, |_, _| Vec::new());
+    });
+    let options = ClientOptions {
+        call_deadline: Duration::MAX,
+        state_deadline: Duration::MAX,
+        ..options()
+    };
+    Client::over(far, options).unwrap().reset().unwrap();
+    thread.join().unwrap();
+}

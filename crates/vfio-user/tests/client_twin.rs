@@ -8,7 +8,7 @@ mod support;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -375,4 +375,26 @@ fn replies_that_nobody_takes_stop_the_twin_from_being_read() {
     });
     thread.join().unwrap();
     drop(client);
+}
+
+#[test]
+fn a_twin_of_another_kind_keeps_a_client_from_being_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("listener")).unwrap();
+    let datagrams = UnixDatagram::unbound().unwrap();
+    for given in [OwnedFd::from(listener), datagrams.into()] {
+        let (mut raw, far) = Raw::pair();
+        let thread = std::thread::spawn(move || {
+            agree(&mut raw, GRANTED, &[given]);
+            raw.ended()
+        });
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // Whether it is taken or not: it can be let go of.
+            drop(Client::over(far, options()));
+            done.send(()).unwrap();
+        });
+        wait.recv_timeout(SOON).expect("it hangs");
+        assert!(thread.join().unwrap());
+    }
 }

@@ -7,7 +7,6 @@ mod support;
 
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
 use abi::feature::{Feature, FeatureFlags, FeatureHeader};
@@ -431,12 +430,17 @@ fn a_client_that_never_reads_is_cut_off_before_it_takes_all_memory() {
     assert!(matches!(server.last_disconnect(), Some(DisconnectReason::NotReading(_))));
 }
 
+/// From now on the device takes for ever to change its state.
+fn never_settles(raw: &mut Raw) {
+    let access = RegionAccess { offset: register::LAZY, region: 0, count: 8 };
+    let lazy = u64::MAX.to_ne_bytes();
+    assert_eq!(refused(raw, &Request::RegionWrite(access, &lazy)), Errno(0));
+}
+
 #[test]
 fn a_reset_ends_a_state_change_that_waits_and_a_second_one_is_refused() {
     let (_served, mut raw) = connected();
-    let access = RegionAccess { offset: register::LAZY, region: 0, count: 8 };
-    let lazy = u64::MAX.to_ne_bytes();
-    assert_eq!(refused(&mut raw, &Request::RegionWrite(access, &lazy)), Errno(0));
+    never_settles(&mut raw);
     let header = feature(Feature::MIG_DEVICE_STATE, FeatureFlags::SET, 8);
     let stop = state(1);
     raw.ask(1, &Request::Feature(header, &stop));
@@ -542,73 +546,19 @@ fn a_feature_without_room_for_its_structure_is_refused_before_anything_happens()
     assert_eq!(now(&mut raw), 1);
 }
 
-/// A server that waits `millis` for a VERSION.
-fn impatient(millis: u64) -> Served {
-    let handshake_deadline = Duration::from_millis(millis);
-    Served::start(ServerOptions { handshake_deadline, ..ServerOptions::default() })
-}
-
 #[test]
-fn a_client_that_never_says_version_does_not_keep_all_others_out() {
-    let served = impatient(300);
-    let mut mute = served.raw();
-    let mut next = served.raw();
-    let began = Instant::now();
-    assert!(mute.ended());
-    assert!(began.elapsed() >= Duration::from_millis(200));
-    next.agree(true);
-    next.check_in_step();
-}
-
-#[test]
-fn a_client_that_is_refused_or_drips_for_ever_does_not_keep_all_others_out() {
-    let served = impatient(300);
-    let mut refused = served.raw();
-    let end = Instant::now() + support::SOON;
-    let wrong = version(b"no json\0").message(1).bytes();
-    while refused.0.write_all(&wrong).is_ok() {
-        let mut answer = [0; 16];
-        if std::io::Read::read(&mut refused.0, &mut answer).unwrap_or(0) == 0 {
-            break;
-        }
-        assert!(Instant::now() < end);
-    }
-    let mut slow = served.raw();
-    slow.send(&wrong[..10]);
-    slow.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    for byte in version(&[b' '; 30_000]).message(1).bytes() {
-        let ended = slow.0.write_all(&[byte]).is_err();
-        if ended || matches!(std::io::Read::read(&mut slow.0, &mut [0]), Ok(0)) {
-            break;
-        }
-        assert!(Instant::now() < end);
-    }
-    served.raw().agree(true);
-}
-
-#[test]
-fn a_client_that_agreed_in_time_may_be_silent_as_long_as_it_likes() {
-    let served = impatient(300);
-    let mut raw = served.raw();
-    raw.agree(true);
-    raw.0.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
-    let nothing = std::io::Read::read(&mut raw.0, &mut [0]).unwrap_err();
-    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
-    raw.check_in_step();
-    // One that cannot be reckoned is none.
-    let handshake_deadline = Duration::MAX;
-    let options = ServerOptions { handshake_deadline, ..ServerOptions::default() };
-    Served::start(options).raw().agree(true);
-}
-
-#[test]
-fn the_reason_for_a_handshake_that_never_came_is_told() {
-    let served = impatient(50);
-    let mut mute = served.raw();
-    assert!(mute.ended());
-    let server = served.stop();
-    let Some(DisconnectReason::Handshake(time)) = server.last_disconnect() else {
-        panic!("{:?}", server.last_disconnect());
-    };
-    assert_eq!(*time, Duration::from_millis(50));
+fn a_state_asked_for_behind_a_reset_is_not_refused_for_the_one_that_it_ended() {
+    let (_served, mut raw) = connected();
+    never_settles(&mut raw);
+    let header = feature(Feature::MIG_DEVICE_STATE, FeatureFlags::SET, 8);
+    let stop = state(1);
+    // All of them in one receive of the server's.
+    let set = |id| Request::Feature(header, &stop).message(id).bytes();
+    raw.send(&[set(1), Request::Reset.message(2).bytes(), set(3)].concat());
+    let mut answers: Vec<_> = (0..3)
+        .map(|_| raw.receive().0)
+        .map(|header| (header.msg_id, Errno(header.error as i32)))
+        .collect();
+    answers.sort_unstable_by_key(|(id, _)| *id);
+    assert_eq!(answers, [(1, Errno::ENODEV), (2, Errno(0)), (3, Errno(0))]);
 }

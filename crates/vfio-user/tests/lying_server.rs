@@ -446,3 +446,26 @@ fn a_question_that_drips_byte_by_byte_does_not_hold_a_call_for_ever() {
     // In its header.
     read_while_it_talks(|_| vec![1], vec![0], Duration::from_millis(120));
 }
+
+#[test]
+fn a_digest_that_comes_byte_by_byte_does_not_hold_a_call_for_ever() {
+    let (client, thread) = lying(true, |raw| {
+        loop {
+            raw.0.set_read_timeout(Some(SOON)).unwrap();
+            let mut question = [0; 40];
+            if std::io::Read::read_exact(&mut raw.0, &mut question).is_err() {
+                return;
+            }
+            // The same feature at the same offset, of 64 MiB, and a byte of it.
+            let body = [&question[16..32], &(64_u64 << 20).to_ne_bytes(), &[7]].concat();
+            let id = u16::from_ne_bytes([question[0], question[1]]);
+            raw.send(&message(id, Command::DEVICE_FEATURE, REPLY, &body));
+        }
+    });
+    let started = Instant::now();
+    let error = client.digest().unwrap_err();
+    assert!(matches!(error, TransportError::TimedOut { .. }), "{error:?}");
+    assert!(started.elapsed() < SOON);
+    drop(client);
+    thread.join().unwrap();
+}

@@ -11,14 +11,15 @@
 //! The state's mutex is never held while anything waits, and no thread that holds the
 //! reading role takes the writer's mutex.
 
+mod ending;
 mod reading;
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use abi::errno::Errno;
 use abi::vfio_user::{Command, Header, HeaderFlags, RegionAccess};
@@ -27,7 +28,9 @@ use sys::{Epoll, EventFd, Interest};
 use zerocopy::IntoBytes;
 
 use crate::codec::{HEADER, Malformed, Message, Reply, Request};
-use crate::stream::{StreamError, send};
+use crate::stream::send;
+use ending::Dead;
+pub(super) use ending::{Failed, Limit};
 use reading::{Reader, Role};
 
 /// Descriptors in one message.
@@ -72,6 +75,8 @@ pub(super) struct Line {
     socket: OwnedFd,
     writer: Mutex<()>,
     state: Mutex<State>,
+    /// Told when one more of the server's messages was dealt with, and at the end.
+    progress: Condvar,
     /// Belongs to whoever has the reading role; never waited for.
     reader: Mutex<Reader>,
     /// What the worker waits with.
@@ -94,6 +99,9 @@ struct State {
     questions: bool,
     queue: VecDeque<Foreign>,
     queued_bytes: usize,
+    /// How many messages the server has sent, and how many of them were dealt with.
+    asked: u64,
+    served: u64,
     dead: Option<Dead>,
 }
 
@@ -133,53 +141,6 @@ struct Deposit {
 pub(super) struct Foreign {
     pub(super) header: Header,
     pub(super) body: Vec<u8>,
-}
-
-/// Why a connection cannot go on.
-#[derive(Clone, Debug)]
-pub(super) enum Dead {
-    TimedOut(Duration),
-    Broken(String),
-    Closed,
-    Io(io::ErrorKind, String),
-}
-
-impl Dead {
-    /// For the call that found out.
-    fn first(self, operation: &'static str) -> TransportError {
-        match self {
-            Dead::TimedOut(deadline) => TransportError::TimedOut {
-                operation,
-                millis: deadline.as_millis() as u64,
-            },
-            Dead::Broken(what) => TransportError::Broken { operation, what },
-            other => other.later(operation),
-        }
-    }
-
-    /// For every other call.
-    fn later(self, operation: &'static str) -> TransportError {
-        let source = match self {
-            Dead::TimedOut(deadline) => io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no answer came within {} ms", deadline.as_millis()),
-            ),
-            Dead::Broken(what) => io::Error::new(io::ErrorKind::InvalidData, what),
-            Dead::Closed => io::ErrorKind::ConnectionReset.into(),
-            Dead::Io(kind, what) => io::Error::new(kind, what),
-        };
-        TransportError::Gone { operation, source: Some(source) }
-    }
-}
-
-impl From<StreamError> for Dead {
-    fn from(error: StreamError) -> Dead {
-        match error {
-            StreamError::Closed => Dead::Closed,
-            StreamError::Io(error) => Dead::Io(error.kind(), error.to_string()),
-            StreamError::Size { .. } => Dead::Broken(error.to_string()),
-        }
-    }
 }
 
 /// Where the body of a reply goes: its first `fixed` bytes into the answer, the others
@@ -239,8 +200,11 @@ impl Line {
                 questions: true,
                 queue: VecDeque::new(),
                 queued_bytes: 0,
+                asked: 0,
+                served: 0,
                 dead: None,
             }),
+            progress: Condvar::new(),
             reader: Mutex::new(Reader::new(HEADER + max_data + BESIDE)),
             epoll: Epoll::new()?,
             wake: EventFd::new()?,
@@ -279,7 +243,7 @@ impl Line {
         sink: &mut Sink<'_>,
         deadline: Duration,
     ) -> Result<Answer, TransportError> {
-        let limit = Limit { deadline, at: Instant::now() + deadline };
+        let limit = Limit::of(deadline);
         let id = self.enter(operation, request.command(), sink)?;
         let sent = self.send(&request.message(id), fds, limit);
         let result = sent.and_then(|()| self.wait(id, sink, limit));
@@ -488,6 +452,45 @@ impl Line {
         Ok(message)
     }
 
+    /// The worker has dealt with a message.
+    pub(super) fn served(&self) {
+        self.state().served += 1;
+        self.progress.notify_all();
+    }
+
+    /// Waits until the worker has dealt with all that the server has asked so far. Not for
+    /// the worker itself.
+    pub(super) fn catch_up(
+        &self,
+        operation: &'static str,
+        deadline: Duration,
+    ) -> Result<(), TransportError> {
+        let limit = Limit::of(deadline);
+        let mut state = self.state();
+        let asked = state.asked;
+        while state.served < asked {
+            if let Some(dead) = &state.dead {
+                return Err(dead.clone().later(operation));
+            }
+            if limit.passed() {
+                drop(state);
+                return Err(self.time_out(operation, limit));
+            }
+            let waited = self.progress.wait_timeout(state, limit.left());
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    /// Ends the connection: what took so long had its time.
+    pub(super) fn time_out(
+        &self,
+        operation: &'static str,
+        limit: Limit,
+    ) -> TransportError {
+        self.die(Dead::TimedOut(limit.deadline)).error(operation)
+    }
+
     /// Ends the connection; the first reason stays.
     pub(super) fn give_up(&self, why: &str) {
         let _ = self.die(Dead::Broken(why.to_owned()));
@@ -504,6 +507,7 @@ impl Line {
         };
         state.calls.iter().for_each(Call::wake);
         drop(state);
+        self.progress.notify_all();
         // Whoever waits in a receive stops; where the peer is gone it has already.
         let _ = sys::socket::shutdown(&self.socket);
         let _ = self.wake.signal(1);
@@ -516,45 +520,6 @@ impl Line {
     fn state(&self) -> MutexGuard<'_, State> {
         // No code that can panic runs while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What ended a call that got no reply.
-#[derive(Clone, Debug)]
-pub(super) enum Failed {
-    /// This call found out.
-    First(Dead),
-    /// Another one had.
-    Later(Dead),
-}
-
-impl Failed {
-    fn error(self, operation: &'static str) -> TransportError {
-        match self {
-            Failed::First(dead) => dead.first(operation),
-            Failed::Later(dead) => dead.later(operation),
-        }
-    }
-}
-
-/// When a call has to be over.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limit {
-    deadline: Duration,
-    at: Instant,
-}
-
-impl Limit {
-    pub(super) fn of(deadline: Duration) -> Limit {
-        Limit { deadline, at: Instant::now() + deadline }
-    }
-
-    fn left(&self) -> Duration {
-        self.at.saturating_duration_since(Instant::now())
-    }
-
-    fn passed(&self) -> bool {
-        self.left().is_zero()
     }
 }
 

@@ -101,6 +101,7 @@ impl Client {
     }
 
     pub(super) fn unmap(&self, range: IovaRange) -> Result<(), TransportError> {
+        const OPERATION: &str = "unmap DMA";
         let size = size_of::<DmaUnmap>();
         let request = Request::DmaUnmap(DmaUnmap {
             argsz: size as u32,
@@ -108,12 +109,13 @@ impl Client {
             addr: range.start(),
             size: range.length(),
         });
-        self.small("unmap DMA", &request, ECHO)?;
+        self.small(OPERATION, &request, ECHO)?;
         self.inner.mappings.remove(range);
-        Ok(())
+        self.dma_is_over(OPERATION)
     }
 
     pub(super) fn unmap_all(&self) -> Result<(), TransportError> {
+        const OPERATION: &str = "unmap all DMA";
         let size = size_of::<DmaUnmap>();
         let request = Request::DmaUnmap(DmaUnmap {
             argsz: size as u32,
@@ -121,10 +123,10 @@ impl Client {
             addr: 0,
             size: 0,
         });
-        match self.small("unmap all DMA", &request, ECHO) {
+        match self.small(OPERATION, &request, ECHO) {
             Ok(_) => {
                 self.inner.mappings.lock().clear();
-                Ok(())
+                self.dma_is_over(OPERATION)
             }
             // The text has no such flag. What this client mapped it knows itself.
             Err(TransportError::Errno { errno, .. }) => {
@@ -172,6 +174,7 @@ impl Client {
         let answer = inner.line.call(OPERATION, &request, &[], &mut sink, deadline)?;
         // It did unmap, whatever it says of the bits.
         inner.mappings.remove(range);
+        self.dma_is_over(OPERATION)?;
         let found = answer.fixed.get(size_of::<DmaUnmap>()..);
         let found = found.and_then(|rest| DirtyBitmap::read_from_bytes(rest).ok());
         if found != Some(wanted) || answer.data != bits.len() {

@@ -304,9 +304,11 @@ impl Transport for Client {
     }
 
     fn reset(&self) -> Result<(), TransportError> {
+        const OPERATION: &str = "reset";
         let deadline = self.inner.options.state_deadline;
-        let answer = self.small_within("reset", &Request::Reset, ECHO, deadline);
+        let answer = self.small_within(OPERATION, &Request::Reset, ECHO, deadline);
         self.end_session();
-        answer.map(drop)
+        answer?;
+        self.dma_is_over(OPERATION)
     }
 }

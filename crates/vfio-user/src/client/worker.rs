@@ -71,6 +71,7 @@ impl Worker {
         while let Some(message) = self.line.next_foreign()? {
             // Where that fails the connection is over, which shows right above.
             let _ = self.serve(&message);
+            self.line.served();
         }
         Ok(())
     }

@@ -103,7 +103,7 @@ impl Server {
                         drop(message);
                         // The buffer waits instead of a copy, unless most of it is not
                         // needed: many could wait so.
-                        let tail = if len < data.len() / 2 {
+                        let tail = if len < data.capacity() / 2 {
                             data[..len].to_vec()
                         } else {
                             std::mem::take(&mut data)

@@ -11,9 +11,14 @@ use super::disconnect::DisconnectReason;
 use crate::codec::{HEADER, Head, Kind, Message, Reply, kind};
 use crate::stream::{Mode, Receiver, StreamError, send};
 
-/// The most bytes that wait for the socket. A client that does not read its answers
-/// gets no more of them.
+/// The most bytes that wait for the socket, as long as it is not one message. A client
+/// that does not read its answers gets no more of them.
 const OUTBOX: usize = 32 << 20;
+
+/// What a message that waits counts for beside its bytes, and what each of its
+/// descriptors does: of those a process has few.
+const WAITS: usize = size_of::<Queued>();
+const FD_WAITS: usize = 512 << 10;
 
 /// Above so many bytes that wait, nothing is sent that can wait as well.
 const CONGESTED: usize = 1 << 20;
@@ -46,7 +51,7 @@ pub(super) struct Line {
     /// As long as the longest body so far, and reused.
     body: Vec<u8>,
     outbox: VecDeque<Queued>,
-    /// Bytes in all of that.
+    /// What all of that counts for, in bytes.
     queued: usize,
     spare: Vec<u8>,
     /// Bytes of all messages, both ways.
@@ -201,17 +206,19 @@ impl Line {
         fds: &[BorrowedFd<'_>],
         sent: usize,
     ) -> Result<(), DisconnectReason> {
-        let left = head.as_bytes().len() + len - sent;
-        if self.queued + left > OUTBOX {
-            return Err(DisconnectReason::NotReading(self.queued + left));
-        }
         let fds = if sent == 0 { fds } else { &[] };
+        let left = head.as_bytes().len() + len - sent;
+        let queued = self.queued + left + WAITS + fds.len() * FD_WAITS;
+        // A single one may be longer, where that was agreed to.
+        if queued > OUTBOX && self.has_queued() {
+            return Err(DisconnectReason::NotReading(queued));
+        }
         let fds = fds
             .iter()
             .map(BorrowedFd::try_clone_to_owned)
             .collect::<io::Result<_>>()
             .map_err(broken)?;
-        self.queued += left;
+        self.queued = queued;
         self.outbox.push_back(Queued { head, tail, len, fds, sent });
         Ok(())
     }
@@ -233,6 +240,7 @@ impl Line {
                     if sent < head.len() + tail.len() {
                         break;
                     }
+                    self.queued -= WAITS + first.fds.len() * FD_WAITS;
                     self.spare = self.outbox.pop_front().map_or(Vec::new(), |it| it.tail);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -58,7 +58,7 @@ pub enum ServerError {
     Io(#[from] io::Error),
 }
 
-/// Ends [`Server::serve`] from any thread.
+/// Ends [`Server::serve`](super::Server::serve) from any thread.
 #[derive(Clone, Debug)]
 pub struct Stop {
     pub(super) inner: Arc<(AtomicBool, EventFd)>,

@@ -62,7 +62,7 @@ pub(super) struct Peer {
     /// The change of state whose reply is due, and whether anybody wants it.
     pub(super) deferred: Option<Deferred>,
     /// Our own messages that were not answered yet.
-    requests: BTreeMap<u16, (Token, Command)>,
+    requests: BTreeMap<u16, Asked>,
     next_id: u16,
     /// As long as the longest answer so far, and reused.
     pub(super) data: Vec<u8>,
@@ -70,6 +70,15 @@ pub(super) struct Peer {
     pub(super) digest: Vec<u8>,
     /// Whether feature 12 was set: the flags of pre-copy information mean something.
     pub(super) precopy_flags: bool,
+}
+
+/// A message of ours: what the model knows it by, and what it asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    token: Token,
+    command: Command,
+    /// In bytes.
+    count: u64,
 }
 
 /// A reply that is due when the runner settled.
@@ -106,11 +115,6 @@ impl Peer {
             Socket::Main => Some(&mut self.main),
             Socket::Twin => self.twin.as_mut(),
         }
-    }
-
-    /// Whether received bytes wait to be looked at.
-    pub(super) fn has_buffered(&self) -> bool {
-        self.main.has_buffered() || self.twin.as_ref().is_some_and(Line::has_buffered)
     }
 
     /// Bytes of all messages so far, both ways.
@@ -154,18 +158,16 @@ impl Peer {
             }
             let id = self.next_id;
             self.next_id = self.next_id.wrapping_add(1);
-            let (access, command) = match &kind {
-                RequestKind::Read(len) => {
-                    let access = DmaAccess { addr: at.0, count: *len as u64 };
-                    (Request::DmaRead(access), Command::DMA_READ)
-                }
+            let access = |count: usize| DmaAccess { addr: at.0, count: count as u64 };
+            let (count, request) = match &kind {
+                RequestKind::Read(len) => (*len, Request::DmaRead(access(*len))),
                 RequestKind::Write(data) => {
-                    let access = DmaAccess { addr: at.0, count: data.len() as u64 };
-                    (Request::DmaWrite(access, data), Command::DMA_WRITE)
+                    (data.len(), Request::DmaWrite(access(data.len()), data))
                 }
             };
-            self.requests.insert(id, (token, command));
-            line.send(&access.message(id), &[])?;
+            let asked = Asked { token, command: request.command(), count: count as u64 };
+            self.requests.insert(id, asked);
+            line.send(&request.message(id), &[])?;
         }
         Ok(())
     }
@@ -181,8 +183,8 @@ impl Peer {
     ) -> Result<(), DisconnectReason> {
         let (id, command) = (header.msg_id, Command(header.command));
         let asked_on = if self.twin.is_some() { Socket::Twin } else { Socket::Main };
-        let token = match self.requests.get(&id) {
-            Some((token, sent)) if *sent == command && socket == asked_on => *token,
+        let asked = match self.requests.get(&id) {
+            Some(asked) if asked.command == command && socket == asked_on => *asked,
             _ => return Err(DisconnectReason::UnknownReply { id, command }),
         };
         self.requests.remove(&id);
@@ -191,12 +193,16 @@ impl Peer {
             Some(errno) => Err(errno),
             None => match Reply::parse(command, body) {
                 Ok(Reply::DmaRead(_, data)) => Ok(data),
+                // Done in part: how much of it nobody knows.
+                Ok(Reply::DmaWrite(Some(done))) if done.count != asked.count => {
+                    Err(Errno::EIO)
+                }
                 Ok(Reply::DmaWrite(_)) => Ok(&[][..]),
                 _ => Err(Errno::EPROTO),
             },
         };
         // A reset may have forgotten it; the runner counts that.
-        let _ = runner.complete(token, result);
+        let _ = runner.complete(asked.token, result);
         Ok(())
     }
 }

@@ -131,6 +131,29 @@ fn the_first_error_of_a_piece_is_the_error_of_the_access() {
 }
 
 #[test]
+fn a_write_that_was_done_in_part_is_not_taken_for_done() {
+    let served = Served::start(ServerOptions::default());
+    let mut raw = small(&served);
+    set(&mut raw, register::ADDRESS, MIB);
+    for (n, (count, failed)) in [(7, true), (9, true), (8, false)].into_iter().enumerate()
+    {
+        set(&mut raw, register::WRITE, 8);
+        let (header, access, _) = asked(&mut raw, Command::DMA_WRITE);
+        answer(&mut raw, header, DmaAccess { count, ..access }, &[]);
+        assert_eq!(get(&mut raw, register::DONE), u64::from(!failed), "{n}");
+        assert_eq!(get(&mut raw, register::FAILED), Errno::EIO.0 as u64);
+    }
+    // Four bytes of count, or nothing, say no more than that it was done.
+    for len in [12, 0] {
+        set(&mut raw, register::WRITE, 8);
+        let (header, access, _) = asked(&mut raw, Command::DMA_WRITE);
+        let body = &access.as_bytes()[..len];
+        raw.send(&message(header.msg_id, Command::DMA_WRITE, 1, body));
+    }
+    assert_eq!(get(&mut raw, register::DONE), 3);
+}
+
+#[test]
 fn no_more_pieces_are_on_their_way_than_a_client_can_be_asked_to_hold() {
     let served = Served::start(ServerOptions::default());
     let mut raw = small(&served);

@@ -315,6 +315,7 @@ impl Line {
             return Err(self.die(Dead::Broken(what)));
         }
         state.queue.push_back(Foreign { header, body });
+        state.asked += 1;
         drop(state);
         if !told {
             // It can only be full, and then the worker is awake.

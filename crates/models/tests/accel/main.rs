@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests, and what they share")]
 
+mod interrupts;
+
 use abi::errno::Errno;
 use device::{
     Contract, Direction, DmaTarget, Moved, RequestKind, Runner, Session, Trigger, Work,
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use sys::SharedMemory;
 use vfio_migrate_models::accel::registers as reg;
 use vfio_migrate_models::accel::{
-    Accel, BAR0, BAR2, BAR4, CONFIG, DIGEST_CHUNK, MSIX, Parameters, block, block::BLOCK,
+    Accel, BAR0, BAR2, BAR4, CONFIG, DIGEST_CHUNK, Parameters, block, block::BLOCK,
 };
 
 const GUEST: u64 = 1 << 20;
@@ -432,123 +434,6 @@ fn odd_register_accesses_and_the_msix_table_are_refused_or_empty() {
     assert_eq!(rig.runner.write_region(BAR4, 0, &[1; 4]), Err(Errno::EINVAL));
     rig.runner.read_region(BAR4, 0, &mut half).unwrap();
     assert_eq!(half, [0; 4]);
-}
-
-/// Config space: what the status register shows of the line.
-fn shows_interrupt(runner: &mut Runner) -> bool {
-    let mut status = [0; 2];
-    runner.read_region(CONFIG, 6, &mut status).unwrap();
-    status[0] & 8 != 0
-}
-
-/// Lets a device raise a vector by a command that copies a little.
-fn interrupt(rig: &mut Rig, vector: u64) {
-    for (register, value) in [
-        (reg::COMMAND_KIND, reg::COPY_TO_DEVICE),
-        (reg::COMMAND_IOVA, 0),
-        (reg::COMMAND_BYTES, 64),
-        (reg::COMMAND_VECTOR, vector),
-        (reg::COMMAND_DOORBELL, 1),
-    ] {
-        write(&mut rig.runner, register, value);
-    }
-    rig.turns(2);
-    assert_eq!(read(&mut rig.runner, reg::COMMAND_STATUS), reg::DONE);
-}
-
-/// A device whose client listens to the line, and not to MSI-X.
-fn with_line(parameters: Parameters) -> (Rig, Count) {
-    let mut rig = Rig::new(parameters);
-    rig.runner.unbind_index(2);
-    let line = Count::default();
-    rig.runner.bind(0, 0, Some(Box::new(line.clone()))).unwrap();
-    (rig, line)
-}
-
-#[test]
-fn an_interrupt_that_was_acknowledged_comes_again() {
-    let (mut rig, line) = with_line(Parameters::default());
-    let heard = || line.0.load(Ordering::Relaxed);
-    interrupt(&mut rig, 3);
-    assert_eq!((heard(), read(&mut rig.runner, reg::INTERRUPTS)), (1, 1 << 3));
-    assert!(shows_interrupt(&mut rig.runner));
-    // It masked itself: more of them are no more events.
-    interrupt(&mut rig, 0);
-    interrupt(&mut rig, 3);
-    assert_eq!((heard(), read(&mut rig.runner, reg::INTERRUPTS)), (1, 0b1001));
-    // Not all of it is acknowledged: it is told again, once, when it is unmasked.
-    rig.runner.write_region(BAR0, reg::INTERRUPTS, &[1, 0, 0, 0]).unwrap();
-    rig.runner.write_region(BAR0, reg::INTERRUPTS + 4, &[0xff; 4]).unwrap();
-    assert_eq!(read(&mut rig.runner, reg::INTERRUPTS), 1 << 3);
-    rig.runner.unmask(0, 0).unwrap();
-    assert_eq!(heard(), 2);
-    // All of it is: an unmask in the same breath has nothing to tell.
-    write(&mut rig.runner, reg::INTERRUPTS, u64::MAX);
-    rig.runner.unmask(0, 0).unwrap();
-    rig.turns(3);
-    assert_eq!((heard(), read(&mut rig.runner, reg::INTERRUPTS)), (2, 0));
-    assert!(!shows_interrupt(&mut rig.runner));
-    interrupt(&mut rig, 7);
-    assert_eq!(heard(), 3);
-    assert_eq!(read(&mut rig.runner, reg::IRQ_UNHEARD + 8 * 3), 2);
-}
-
-#[test]
-fn a_line_that_the_guest_has_turned_off_is_heard() {
-    let (mut rig, line) = with_line(Parameters::default());
-    let heard = || line.0.load(Ordering::Relaxed);
-    // Off in the command register: it waits, and is shown.
-    rig.runner.write_region(CONFIG, 4, &[6, 4]).unwrap();
-    interrupt(&mut rig, 1);
-    assert_eq!((heard(), shows_interrupt(&mut rig.runner)), (0, true));
-    rig.runner.write_region(CONFIG, 4, &[6, 0]).unwrap();
-    assert_eq!(heard(), 1);
-    write(&mut rig.runner, reg::INTERRUPTS, u64::MAX);
-    rig.runner.unmask(0, 0).unwrap();
-    // With MSI-X on, what nobody listens to is lost, as on any device.
-    rig.runner.write_region(CONFIG, MSIX as u64 + 2, &[7, 0x80]).unwrap();
-    interrupt(&mut rig, 1);
-    assert_eq!((heard(), read(&mut rig.runner, reg::INTERRUPTS)), (1, 0));
-    // What is heard by MSI-X is not told a second time, on or off.
-    rig.runner.write_region(CONFIG, MSIX as u64 + 2, &[7, 0]).unwrap();
-    let vector = Count::default();
-    rig.runner.bind(2, 1, Some(Box::new(vector.clone()))).unwrap();
-    interrupt(&mut rig, 1);
-    assert_eq!((heard(), vector.0.load(Ordering::Relaxed)), (1, 1));
-    assert_eq!(read(&mut rig.runner, reg::INTERRUPTS), 0);
-    // A reset takes everything back.
-    interrupt(&mut rig, 2);
-    assert_eq!(heard(), 2);
-    rig.runner.reset();
-    rig.runner.unmask(0, 0).unwrap();
-    rig.turns(3);
-    assert_eq!((heard(), shows_interrupt(&mut rig.runner)), (2, false));
-}
-
-#[test]
-fn an_interrupt_that_waited_is_lost_on_the_way() {
-    let (mut rig, line) = with_line(Parameters::default());
-    interrupt(&mut rig, 6);
-    assert_eq!(line.0.load(Ordering::Relaxed), 1);
-    let session = rig.set(State::StopCopy).unwrap();
-    let mut data = vec![0; 1 << 20];
-    let mut len = 0;
-    while let more @ 1.. = rig.runner.read_data(session, &mut data[len..]).unwrap() {
-        len += more;
-    }
-    let (mut other, line) = with_line(Parameters::default());
-    let session = other.set(State::Resuming).unwrap();
-    other.runner.write_data(session, &data[..len]).unwrap();
-    other.set(State::Stop);
-    assert_eq!(line.0.load(Ordering::Relaxed), 0);
-    assert_eq!(rig.runner.digest(), other.runner.digest());
-    other.set(State::Running);
-    other.turns(2);
-    assert_eq!(line.0.load(Ordering::Relaxed), 1);
-    assert_eq!(read(&mut other.runner, reg::INTERRUPTS), 1 << 6);
-    assert!(shows_interrupt(&mut other.runner));
-    assert_eq!(rig.runner.counters().interrupts_while_stopped, 0);
-    assert_eq!(other.runner.counters().interrupts_while_stopped, 0);
 }
 
 proptest::proptest! {
