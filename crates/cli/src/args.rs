@@ -100,6 +100,29 @@ pub enum Command {
     States(States),
 }
 
+impl Command {
+    /// The devices that it opens together.
+    pub fn devices(&self) -> &[DeviceUri] {
+        match self {
+            Command::Save(save) => &save.devices.devices,
+            Command::Restore(restore) => &restore.devices.devices,
+            Command::Send(send) => &send.devices.devices,
+            Command::Receive(receive) => &receive.devices.devices,
+            Command::Start(start) => &start.devices.devices,
+            Command::Guest(guest) => match &guest.command {
+                GuestCommand::Run { machine, .. }
+                | GuestCommand::Receive { machine, .. } => &machine.devices,
+                GuestCommand::Ctl(_) => &[],
+            },
+            Command::Demo(_)
+            | Command::Serve(_)
+            | Command::Probe(_)
+            | Command::Decode(_)
+            | Command::States(_) => &[],
+        }
+    }
+}
+
 /// `demo`.
 #[derive(Args, Clone, Debug)]
 pub struct Demo {

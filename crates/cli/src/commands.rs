@@ -24,6 +24,7 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use crate::args::{Cli, Command, Global};
+use crate::devices::distinct;
 use crate::exit::{Exit, Found, status};
 use crate::output;
 
@@ -53,6 +54,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 
 fn run(cli: Cli) -> Result<Exit> {
     let global = &cli.global;
+    distinct(cli.command.devices())?;
     match cli.command {
         Command::Demo(demo) => demo::run(&demo, global),
         Command::Serve(serve) => serve::run(&serve, global.json),
@@ -109,7 +111,11 @@ fn prepare(global: &Global) -> Result<()> {
         (0 | 1, _) => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let log = tracing_subscriber::fmt().with_max_level(level);
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        // Where a log cannot be written it would say so on standard error, and panic
+        // where that is full too: a device is worth more than its log.
+        .log_internal_errors(false);
     match &global.log {
         Some(path) => {
             let file =

@@ -1,11 +1,13 @@
 //! Devices that others serve: where they are, and how they are opened.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::exit::Nonsense;
 use anyhow::{Context, Result, anyhow};
 use control::TransportError;
 use engine::drive::all_stopped;
@@ -85,6 +87,25 @@ impl DeviceUri {
     }
 }
 
+/// Whether each device is named once: a server has one client at a time, and a second
+/// one would wait for the first.
+///
+/// # Errors
+/// The one that is named twice.
+pub fn distinct(uris: &[DeviceUri]) -> Result<(), Nonsense> {
+    let place = |uri: &DeviceUri| {
+        let path = uri.path();
+        path.canonicalize().unwrap_or_else(|_| path.to_owned())
+    };
+    let mut known = HashSet::new();
+    match uris.iter().find(|uri| !known.insert(place(uri))) {
+        Some(twice) => {
+            Err(Nonsense(format!("{twice} is named twice: name each device once")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Opens devices that no guest uses, in their order. None of them is touched.
 ///
 /// # Errors
@@ -125,8 +146,8 @@ pub fn open_offered(
 ) -> Result<Vec<Box<dyn Device>>, Vec<String>> {
     if offered != uris.len() {
         return Err(vec![format!(
-            "what comes is {offered} devices, and {} were given to take it: name as \
-             many, in the same order",
+            "devices that come: {offered}, devices that were given to take them: {}; \
+             name as many, in the same order",
             uris.len()
         )]);
     }

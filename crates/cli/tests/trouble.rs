@@ -138,6 +138,107 @@ fn an_output_that_exists_is_not_written_over_without_a_word() {
 }
 
 #[test]
+fn a_server_s_socket_is_never_replaced_by_a_file() {
+    let scene = Scene::new();
+    let socket = scene._folder.path().join("a.sock");
+    let save = ["save", &scene.device.uri, "--output", text(&socket), "--replace"];
+    failed(&run(&save), &["a.sock", "no file"]);
+    assert_eq!(scene.device.state(), "RUNNING");
+}
+
+#[test]
+fn standard_output_by_another_name_is_the_file_and_nothing_else() {
+    let scene = Scene::new();
+    let good = scene.saved();
+    for name in ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let output = scene.files.join("a.vfm");
+        let stdout = std::fs::File::create(&output).expect("a file");
+        let status = Command::new(env!("CARGO_BIN_EXE_vfio-migrate"))
+            .args(["save", &scene.device.uri, "--output", name])
+            .stdout(stdout)
+            .status();
+        assert_eq!(status.expect("the command starts").code(), Some(0), "{name}");
+        let saved = std::fs::metadata(&output).expect("the file").len();
+        assert_eq!(saved, good.len() as u64, "{name}");
+        let decoded = run(&["decode", text(&output)]);
+        assert_eq!(decoded.status, 0, "{name}: {}", decoded.err);
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nobody() {
+    let scene = Scene::new();
+    let output = scene.files.join("a.vfm");
+    for log in [&["-vv"][..], &["-vv", "--log", "/dev/full"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let status = Command::new(env!("CARGO_BIN_EXE_vfio-migrate"))
+            .args(["save", &scene.device.uri, "--output", text(&output), "--replace"])
+            .args(log)
+            .stdout(std::process::Stdio::null())
+            .stderr(full.expect("a device"))
+            .status();
+        assert_eq!(status.expect("the command starts").code(), Some(0), "{log:?}");
+        assert_eq!(scene.device.state(), "RUNNING");
+    }
+    assert_eq!(run(&["decode", text(&output)]).status, 0);
+}
+
+#[test]
+fn a_report_that_cannot_be_told_is_not_taken_for_a_file_that_was_not_saved() {
+    let scene = Scene::new();
+    let output = scene.files.join("a.vfm");
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let ended = Command::new(env!("CARGO_BIN_EXE_vfio-migrate"))
+        .args(["save", &scene.device.uri, "--output", text(&output)])
+        .stdout(full.expect("a device"))
+        .output()
+        .expect("the command starts");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    let says = "all of it is done, and only the report of it is lost: cannot write to \
+                standard output";
+    assert!(told.contains(says), "{told}");
+    assert_eq!(run(&["decode", text(&output)]).status, 0);
+}
+
+#[test]
+fn somebody_else_who_listens_there_is_not_told_apart_from_a_receiver() {
+    let scene = Scene::new();
+    let folder = stage::folder();
+    // A server of a device closes the connection: this is no vfio-user.
+    let other = Alone::empty(folder.path(), "other");
+    let place = other.uri.replace("vfio-user:", "unix:");
+    let listens = format!("does a `vfio-migrate receive` listen at {place}?");
+    failed(&run(&["send", &scene.device.uri, "--to", &place]), &[&listens]);
+    assert_eq!(scene.device.state(), "RUNNING");
+    assert_eq!(other.state(), "RUNNING");
+}
+
+#[test]
+fn a_device_that_is_named_twice_is_a_mistake_that_is_told_at_once() {
+    let scene = Scene::new();
+    let uri = &scene.device.uri;
+    let other = uri.replace("/a.sock", "/./a.sock");
+    let output = scene.files.join("a.vfm");
+    let output = text(&output);
+    let link = format!("unix:{}", scene.files.join("link").display());
+    for command in [
+        &["save", uri, &other, "--output", output][..],
+        &["restore", uri, &other, "--input", output],
+        &["send", uri, &other, "--to", &link],
+        &["receive", uri, &other, "--from", &link],
+        &["start", uri, &other],
+        &["guest", "run", "--device", uri, "--device", &other, "--control", output],
+    ] {
+        let ended = run(command);
+        assert_eq!(ended.status, 2, "{command:?}: {ended:?}");
+        assert!(ended.err.contains("a.sock is named twice"), "{}", ended.err);
+    }
+    assert_eq!(names(&scene.files), [""; 0]);
+    assert_eq!(scene.device.state(), "RUNNING");
+}
+
+#[test]
 fn an_output_that_cannot_be_is_named() {
     let scene = Scene::new();
     let nowhere = scene.files.join("none/a.vfm");

@@ -28,6 +28,16 @@ use thiserror::Error;
 /// The name that stands for standard input and output.
 const STANDARD: &str = "-";
 
+/// Other names that the system has for standard output.
+const STANDARD_OUTPUT: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
+/// Whether a path to be written stands for standard output, by whatever name: then what
+/// is said there goes elsewhere.
+pub fn is_standard_output(path: &Path) -> bool {
+    path == Path::new(STANDARD)
+        || STANDARD_OUTPUT.iter().any(|name| path == Path::new(name))
+}
+
 /// A saved file cannot be written or read.
 #[derive(Debug, Error)]
 pub enum FileError {
@@ -38,6 +48,23 @@ pub enum FileError {
     )]
     Exists {
         /// What is there.
+        path: PathBuf,
+    },
+    /// Something is there that no file replaces: a socket that somebody serves.
+    #[error("{} is no file, and nothing replaces it: name another output", .path.display())]
+    NoFile {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// A file that is open already, by the number that it has in this process: what is
+    /// said there and what is written would go over each other.
+    #[error(
+        "{} stands for a file that is open already: name the file itself, or - for \
+         standard output",
+        .path.display()
+    )]
+    Open {
+        /// The name.
         path: PathBuf,
     },
     /// Somebody set the flag that ends it.

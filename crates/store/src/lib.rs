@@ -38,7 +38,7 @@
 mod file;
 mod memory;
 
-pub use file::{FileError, SavedFile, StoredFile, open, open_unless};
+pub use file::{FileError, SavedFile, StoredFile, is_standard_output, open, open_unless};
 pub use memory::{Memory, OutOfOrder, TooMany};
 
 use port::{AttemptId, StoreError};

@@ -132,6 +132,39 @@ fn what_is_no_regular_file_is_renamed_over() {
 }
 
 #[test]
+fn a_socket_that_somebody_listens_at_is_renamed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.sock");
+    let _server = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    for replace in [false, true] {
+        let error = SavedFile::create(&path, replace).unwrap_err();
+        assert!(text(&error).contains("a.sock is no file"), "{}", text(&error));
+    }
+    // One that appears meanwhile stays as well.
+    let path = folder.path().join("b.sock");
+    let mut file = SavedFile::create(&path, true).unwrap();
+    send(&mut file, b"new").unwrap();
+    let server = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = file.commit().unwrap_err();
+    assert!(text(&error).contains("b.sock is no file"), "{}", text(&error));
+    drop(file);
+    drop(server);
+    assert_eq!(names(folder.path()), ["a.sock", "b.sock"]);
+    assert!(!fs::metadata(&path).unwrap().is_file());
+}
+
+#[test]
+fn a_file_that_is_open_already_is_written_over_from_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    fs::write(&path, b"precious").unwrap();
+    let log = fs::File::options().append(true).open(&path).unwrap();
+    let error = SavedFile::create(Path::new(&path_of(&log)), true).unwrap_err();
+    assert!(text(&error).contains("name the file itself"), "{}", text(&error));
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
 fn a_place_that_cannot_be_written_to_is_not_named() {
     let folder = tempfile::tempdir().unwrap();
     for (path, says) in [

@@ -20,7 +20,7 @@ use crate::signals::{Watching, cancel_once};
 /// Saves devices into a file.
 pub(super) fn save(save: &Save, global: &Global) -> Result<Exit> {
     let output = save.output.as_path();
-    let to_stdout = is_standard(output);
+    let to_stdout = store::is_standard_output(output);
     if to_stdout && global.json {
         return Err(Nonsense(
             "--output - takes standard output for the file: leave --json out, or name a \
@@ -82,12 +82,11 @@ pub(super) fn restore(restore: &Restore, global: &Global) -> Result<Exit> {
 }
 
 fn tell(report: &FileReport, global: &Global) -> Result<()> {
-    if global.json {
-        output::json(&report.to_json())?;
-    } else {
-        output::line(&report.text())?;
-    }
-    Ok(())
+    let told = match global.json {
+        true => output::json(&report.to_json()),
+        false => output::line(&report.text()),
+    };
+    told.context("all of it is done, and only the report of it is lost")
 }
 
 /// A flag that the first signal sets, for as long as the second value lives.
@@ -101,12 +100,8 @@ fn cancelled_by_signals() -> Result<(Arc<AtomicBool>, Watching)> {
     Ok((cancel, watching))
 }
 
-fn is_standard(path: &Path) -> bool {
-    path == Path::new("-")
-}
-
 fn name(input: &Path) -> String {
-    if is_standard(input) {
+    if input == Path::new("-") {
         "from standard input".to_owned()
     } else {
         format!("from {}", input.display())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use engine::Machine;
 use engine::drive::Outgoing;
+use engine::migration::{Cause, Recovery};
 use link::RateLimit;
 
 use super::ctl::tell;
@@ -61,7 +62,25 @@ pub(super) fn run(send: &Send, global: &Global) -> Result<Exit> {
     let extras = Extras { source_pid, alone: true, ..Extras::default() };
     let extras = match &sent.result {
         Ok(()) => extras,
-        Err(error) => extras.failed(error),
+        Err(error) => {
+            let mut extras = extras.failed(error);
+            if let (true, Some(failure)) = (unanswered(error), &mut extras.failure) {
+                failure.text = format!(
+                    "{}; does a `vfio-migrate receive` listen at {}?",
+                    failure.text, send.to
+                );
+            }
+            extras
+        }
     };
     tell(&Summary::new(&sent.report, &extras), global.json)
+}
+
+/// Whether it came to nothing because what listens there does not speak as it should.
+fn unanswered(error: &engine::migration::Error) -> bool {
+    let nothing = matches!(
+        error.cause,
+        Cause::Channel(_) | Cause::TimedOut { .. } | Cause::Protocol(_)
+    );
+    nothing && error.recovery() == Recovery::Retry
 }

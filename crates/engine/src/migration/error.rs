@@ -92,7 +92,7 @@ pub enum Cause {
     #[error("the peer broke the protocol: {0}")]
     Protocol(String),
     /// Something did not answer in time.
-    #[error("{what} gave no answer within {millis} ms")]
+    #[error("waited {millis} ms in vain for {what}")]
     TimedOut {
         /// What was waited for.
         what: String,

@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::patience::Patience;
-use super::{FileError, STANDARD, remedy, shown};
+use super::{FileError, is_standard_output, remedy, shown};
 use crate::random;
 
 /// How much a pipe takes at once when it takes anything (`PIPE_BUF` of Linux): a longer
@@ -122,6 +122,7 @@ impl SavedFile {
             Ok(found) if found.is_dir() => {
                 return Err(failed(io::ErrorKind::IsADirectory.into()));
             }
+            Ok(found) if !found.is_file() => return Err(FileError::NoFile { path }),
             Ok(_) if !replace => return Err(FileError::Exists { path }),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -197,6 +198,10 @@ impl SavedFile {
                 let path = self.path.clone();
                 Err(ChannelError::File(Box::new(FileError::Exists { path })))
             }
+            Err(_) if !replaceable(&self.path) => {
+                let path = self.path.clone();
+                Err(ChannelError::File(Box::new(FileError::NoFile { path })))
+            }
             Err(_) => {
                 self.take_over().map_err(|error| self.failed("name", error))?;
                 Ok(true)
@@ -271,15 +276,17 @@ impl Drop for SavedFile {
 /// What is written directly: standard output, and everything that is not a regular file.
 fn direct(path: &Path, patience: &Patience) -> Result<Option<File>, FileError> {
     let failed = |source: io::Error| FileError::new(path, "open", source);
-    if path == Path::new(STANDARD) {
+    if is_standard_output(path) {
         let fd = io::stdout().as_fd().try_clone_to_owned();
         return Ok(Some(fd.map_err(failed)?.into()));
     }
-    // Names of descriptors that are open already: a redirected `/dev/stdout` is a
-    // regular file, and still nothing to rename over.
-    let named = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+    // Names of descriptors that are open already.
+    let named = ["/dev/stderr", "/dev/fd", "/proc"];
     let descriptor = named.iter().any(|prefix| path.starts_with(prefix));
     let kind = path.metadata().ok().map(|found| found.file_type());
+    if descriptor && kind.is_some_and(|kind| kind.is_file()) {
+        return Err(FileError::Open { path: path.to_owned() });
+    }
     let pipe = kind.is_some_and(|kind| kind.is_fifo());
     let device = kind.is_some_and(|kind| kind.is_char_device() || kind.is_block_device());
     if !descriptor && !device && !pipe {
@@ -302,6 +309,11 @@ fn direct(path: &Path, patience: &Patience) -> Result<Option<File>, FileError> {
         Err(ChannelError::Cancelled) => Err(FileError::Cancelled),
         Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
     }
+}
+
+/// Whether a file may take this name from what has it: a server would lose its socket.
+fn replaceable(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_file() || found.is_symlink())
 }
 
 /// Whether writing to it may wait for somebody who reads.
