@@ -92,7 +92,7 @@ fn a_paused_guest_migrates_and_arrives_paused() {
     let report = source.migrate(&destination);
     assert_eq!(report["outcome"], "completed", "{report}");
     assert!(report["downtime_ms"].is_null());
-    assert_eq!(destination.state(), "paused");
+    destination.becomes("paused");
     rig.compare().expect("both sides the same");
     destination.tell(json!({ "command": "resume" }));
     runs_on(&destination);

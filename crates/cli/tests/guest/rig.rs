@@ -187,6 +187,12 @@ impl Side {
         self.status()["state"].as_str().expect("a state").to_owned()
     }
 
+    /// Waits for a state: the source hears that the guest runs before the destination's
+    /// own status says so.
+    pub(crate) fn becomes(&self, state: &str) {
+        self.until(state, |status| status["state"] == state);
+    }
+
     /// Asks for the status until something is so.
     pub(crate) fn until(&self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
         let began = Instant::now();

@@ -76,7 +76,7 @@ fn a_pause_during_pre_copy_travels() {
         let report = migration.join().expect("a report");
         assert_eq!(report["outcome"], "completed", "{report}");
     });
-    assert_eq!(destination.state(), "paused");
+    destination.becomes("paused");
     rig.compare().expect("both sides the same");
 }
 
@@ -93,7 +93,7 @@ fn after_the_guest_moved_nothing_starts_it_here() {
     source.refuses(migrate("tcp:127.0.0.1:1"));
     source.tell(command("counters"));
     assert_eq!(source.quit(), 0);
-    assert_eq!(destination.state(), "running");
+    destination.becomes("running");
     destination.tell(command("pause"));
     destination.tell(command("resume"));
     destination.refuses(command("cancel"));
