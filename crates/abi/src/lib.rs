@@ -7,8 +7,11 @@
 //! | module | whose | what |
 //! | --- | --- | --- |
 //! | [`v2`] | Linux 5.18 and later | migration states, data sizes, pre-copy information |
+//! | [`v1`] | Linux 5.8 to 5.17 | the migration region and its state bits |
+//! | [`rfc2018`] | the RFC of November 2018 | the migration region before that |
 //! | [`feature`] | Linux | the `VFIO_DEVICE_FEATURE` call and its numbers |
 //! | [`dma_logging`] | Linux 6.1 and later | the dirty log that a device keeps |
+//! | [`type1`] | Linux 5.8 and later | the container's IOMMU and its dirty pages |
 //! | [`device_info`], [`region`], [`irq`] | Linux | what a device consists of |
 //! | [`pci`] | PCI-SIG, Linux | configuration space, region and interrupt indexes |
 //! | [`vfio_user`] | vfio-user | messages between a client and a device's process |
@@ -53,5 +56,8 @@ pub mod feature;
 pub mod irq;
 pub mod pci;
 pub mod region;
+pub mod rfc2018;
+pub mod type1;
+pub mod v1;
 pub mod v2;
 pub mod vfio_user;

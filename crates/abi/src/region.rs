@@ -73,7 +73,7 @@ open_number! {
     RegionCap(u16), "region capability";
     /// [`SparseMmap`].
     SPARSE_MMAP = 1,
-    /// Type and subtype of a region without a fixed index.
+    /// [`TypeCap`]: type and subtype of a region without a fixed index.
     TYPE = 2,
     /// The MSI-X table may be mapped; no data.
     MSIX_MAPPABLE = 3,
@@ -104,4 +104,21 @@ pub struct SparseMmapArea {
     pub offset: u64,
     /// 8: bytes.
     pub size: u64,
+}
+
+/// `struct vfio_region_info_cap_type`: what a region without a fixed index is.
+///
+/// The migration regions are [`v1::V1_REGION_TYPE`](crate::v1::V1_REGION_TYPE) and
+/// [`rfc2018::RFC_REGION_TYPE`](crate::rfc2018::RFC_REGION_TYPE).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct TypeCap {
+    /// 0: [`RegionCap::TYPE`], version 1.
+    pub header: CapHeader,
+    /// 8: `type`. Its top bit marks a PCI vendor's own, whose id is in the low 16 bits.
+    pub region_type: u32,
+    /// 12: `subtype`, in the numbers of the type.
+    pub subtype: u32,
 }

@@ -4,7 +4,8 @@
 use std::mem::offset_of;
 use vfio_bindings::bindings::vfio as k;
 use vfio_migrate_abi::{
-    device_info, dma_logging, errno::Errno, feature, irq, pci, region, v2, vfio_user,
+    device_info, dma_logging, errno::Errno, feature, irq, pci, region, type1, v1, v2,
+    vfio_user,
 };
 
 /// `ours => theirs: our field = their field, ...`; with `@array` where theirs ends with
@@ -49,6 +50,26 @@ same!(@array region::SparseMmap => k::vfio_region_info_cap_sparse_mmap:
     header = header, nr_areas = nr_areas, reserved = reserved);
 same!(region::SparseMmapArea => k::vfio_region_sparse_mmap_area:
     offset = offset, size = size);
+same!(region::TypeCap => k::vfio_region_info_cap_type:
+    header = header, region_type = type_, subtype = subtype);
+same!(v1::V1Info => k::vfio_device_migration_info:
+    device_state = device_state, reserved = reserved, pending_bytes = pending_bytes,
+    data_offset = data_offset, data_size = data_size);
+same!(type1::Type1Info => k::vfio_iommu_type1_info:
+    argsz = argsz, flags = flags, iova_pgsizes = iova_pgsizes, cap_offset = cap_offset,
+    pad = pad);
+same!(type1::CapMigration => k::vfio_iommu_type1_info_cap_migration:
+    header = header, flags = flags, pgsize_bitmap = pgsize_bitmap,
+    max_dirty_bitmap_size = max_dirty_bitmap_size);
+same!(type1::DmaMap => k::vfio_iommu_type1_dma_map:
+    argsz = argsz, flags = flags, vaddr = vaddr, iova = iova, size = size);
+same!(type1::DmaUnmap => k::vfio_iommu_type1_dma_unmap:
+    argsz = argsz, flags = flags, iova = iova, size = size);
+same!(type1::BitmapBuffer => k::vfio_bitmap: pgsize = pgsize, size = size, data = data);
+same!(type1::DirtyBitmap => k::vfio_iommu_type1_dirty_bitmap:
+    argsz = argsz, flags = flags);
+same!(type1::DirtyBitmapGet => k::vfio_iommu_type1_dirty_bitmap_get:
+    iova = iova, size = size, bitmap = bitmap);
 same!(irq::IrqInfo => k::vfio_irq_info:
     argsz = argsz, flags = flags, index = index, count = count);
 same!(irq::IrqSet => k::vfio_irq_set:
@@ -234,4 +255,52 @@ fn errnos_are_the_systems() {
     ] {
         assert_eq!(Error::from_raw_os_error(errno.0).kind(), kind, "{errno}");
     }
+}
+
+#[test]
+fn no_number_of_v1_or_type1_differs_from_the_header() {
+    use v1::StateBits;
+    let io = |number: u32| u32::from(b';') << 8 | (100 + number);
+    for (ours, theirs) in [
+        (v1::V1_REGION_TYPE, k::VFIO_REGION_TYPE_MIGRATION_DEPRECATED),
+        (v1::V1_REGION_SUBTYPE, k::VFIO_REGION_SUBTYPE_MIGRATION_DEPRECATED),
+        (StateBits::STOPPED.bits(), k::VFIO_DEVICE_STATE_V1_STOP),
+        (StateBits::RUNNING.bits(), k::VFIO_DEVICE_STATE_V1_RUNNING),
+        (StateBits::SAVING.bits(), k::VFIO_DEVICE_STATE_V1_SAVING),
+        (StateBits::RESUMING.bits(), k::VFIO_DEVICE_STATE_V1_RESUMING),
+        (type1::Type1InfoFlags::PGSIZES.bits(), k::VFIO_IOMMU_INFO_PGSIZES),
+        (type1::Type1InfoFlags::CAPS.bits(), k::VFIO_IOMMU_INFO_CAPS),
+        (type1::Type1Cap::IOVA_RANGE.0.into(), k::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE),
+        (type1::Type1Cap::MIGRATION.0.into(), k::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION),
+        (type1::Type1Cap::DMA_AVAIL.0.into(), k::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL),
+        (type1::DmaMapFlags::READ.bits(), k::VFIO_DMA_MAP_FLAG_READ),
+        (type1::DmaMapFlags::WRITE.bits(), k::VFIO_DMA_MAP_FLAG_WRITE),
+        (type1::DmaMapFlags::VADDR.bits(), k::VFIO_DMA_MAP_FLAG_VADDR),
+        (
+            type1::DmaUnmapFlags::GET_DIRTY_BITMAP.bits(),
+            k::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
+        ),
+        (type1::DmaUnmapFlags::ALL.bits(), k::VFIO_DMA_UNMAP_FLAG_ALL),
+        (type1::DmaUnmapFlags::VADDR.bits(), k::VFIO_DMA_UNMAP_FLAG_VADDR),
+        (type1::DirtyPagesFlags::START.bits(), k::VFIO_IOMMU_DIRTY_PAGES_FLAG_START),
+        (type1::DirtyPagesFlags::STOP.bits(), k::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP),
+        (
+            type1::DirtyPagesFlags::GET_BITMAP.bits(),
+            k::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
+        ),
+        (type1::IOMMU_GET_INFO, io(12)),
+        (type1::IOMMU_MAP_DMA, io(13)),
+        (type1::IOMMU_UNMAP_DMA, io(14)),
+        (type1::IOMMU_DIRTY_PAGES, io(17)),
+    ] {
+        assert_eq!(ours, theirs);
+    }
+    // The draft's number is taken: who looked for it would read ranges as flags.
+    assert_eq!(
+        type1::Type1Cap(v1::type1_draft::INFO_CAP_MIGRATION),
+        type1::Type1Cap::IOVA_RANGE
+    );
+    let released = type1::Type1InfoFlags::all().bits()
+        & (type1::Type1InfoFlags::PGSIZES | type1::Type1InfoFlags::CAPS).bits();
+    assert_eq!(released & v1::type1_draft::INFO_DIRTY_PGS, 0);
 }
