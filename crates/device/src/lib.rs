@@ -14,6 +14,8 @@
 //!        `---- DMA windows, log, triggers <---- [Bus] <-----------'
 //! ```
 //!
+//! A model can also stand behind a migration region, as before v2: [`front`].
+//!
 //! Nothing here does I/O, opens a socket or starts a thread: a server owns the runner
 //! and lends it the time. A device outlives its connections ([`Runner::disconnect`]).
 //!
@@ -23,6 +25,7 @@ mod bus;
 #[cfg(feature = "contract")]
 mod contract;
 mod description;
+pub mod front;
 mod log;
 mod model;
 mod runner;

@@ -54,6 +54,7 @@ pub struct Runner {
     load_failed: Option<Errno>,
     /// Outcome of a pending request that a reset ended.
     overtaken: bool,
+    resets: u64,
 }
 
 /// How far a request for a state got.
@@ -97,6 +98,7 @@ impl Runner {
             sessions: 0,
             load_failed: None,
             overtaken: false,
+            resets: 0,
         })
     }
 
@@ -113,6 +115,11 @@ impl Runner {
     /// The state that is being gone to.
     pub fn pending(&self) -> Option<State> {
         self.pending.map(|pending| pending.target)
+    }
+
+    /// How often it was reset since the runner began.
+    pub fn resets(&self) -> u64 {
+        self.resets
     }
 
     /// What was counted since the runner began.
@@ -267,8 +274,13 @@ impl Runner {
         session
     }
 
+    /// Whether a load failed, so that only a reset leads out of RESUMING.
+    pub(crate) fn load_is_lost(&self) -> bool {
+        self.load_failed.is_some() && self.state == State::Resuming
+    }
+
     /// The device is lost until it is reset.
-    fn fail(&mut self) {
+    pub(crate) fn fail(&mut self) {
         self.state = State::Error;
         self.session = None;
         self.wires.set_gate(Gate::Shut);
@@ -287,6 +299,7 @@ impl Runner {
     /// `ENODEV`, to be fetched by [`settle`](Self::settle).
     pub fn reset(&mut self) {
         tracing::debug!(from = %self.state, "reset");
+        self.resets += 1;
         self.overtaken |= self.pending.take().is_some_and(|pending| !pending.orphan);
         self.session = None;
         self.load_failed = None;

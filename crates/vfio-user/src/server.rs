@@ -209,6 +209,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use device::front::Front;
 use device::{Runner, Work};
 use sys::socket::Listener;
 use sys::{Epoll, EventFd, Interest, Timer};
@@ -237,6 +238,8 @@ const TWIN: u64 = 4;
 /// Serves one device; see the [module](self).
 pub struct Server {
     runner: Runner,
+    /// The migration region, of a device of a generation before v2.
+    front: Option<Front>,
     options: ServerOptions,
     peer: Option<Peer>,
     last_disconnect: Option<DisconnectReason>,
@@ -277,11 +280,13 @@ impl Server {
                 return Err(ServerError::Windows(region.index));
             }
         }
+        let front = options.front.map(|front| Front::new(&runner, front)).transpose()?;
         let epoll = Epoll::new()?;
         let timer = Timer::new()?;
         epoll.add(&timer, TIMER, Interest::READ)?;
         Ok(Server {
             runner,
+            front,
             options,
             peer: None,
             last_disconnect: None,

@@ -212,6 +212,11 @@ impl Runner {
         self.wires.log.start(page_size, ranges)
     }
 
+    /// The page size of the DMA log while it runs.
+    pub fn log_page_size(&self) -> Option<PageSize> {
+        self.wires.log.page_size()
+    }
+
     /// Ends the DMA log.
     pub fn log_stop(&mut self) {
         self.wires.log.stop();

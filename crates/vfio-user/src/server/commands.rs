@@ -11,7 +11,7 @@ use sys::Interest;
 
 use super::disconnect::DisconnectReason;
 use super::line::{Incoming, MAX_FDS};
-use super::peer::{Agreed, Deferred, Peer, Socket};
+use super::peer::{Agreed, AskedBy, Deferred, Peer, Socket};
 use super::{Server, TWIN, features};
 use crate::codec::{Capabilities, Kind, Migration, Reply, Request, TwinSocket, Version};
 use crate::codec::{VersionError, kind};
@@ -171,7 +171,7 @@ impl Server {
                 return self.region_read(agreed, access, data);
             }
             Request::RegionWrite(access, bytes) => {
-                self.region_write(agreed, access, bytes)?
+                return self.region_write(agreed, asked, access, bytes);
             }
             Request::WriteMulti(writes) => self.write_multi(agreed, writes)?,
             Request::Reset => {
@@ -202,18 +202,34 @@ impl Server {
         if self.runner.pending().is_none() && peer.deferred.is_none() {
             return Ok(());
         }
-        let Some(outcome) = self.runner.settle(Instant::now()) else { return Ok(()) };
-        let Some(deferred) = peer.deferred.take() else { return Ok(()) };
-        let Deferred { id, no_reply, data_fd, target } = deferred;
-        let command = Command::DEVICE_FEATURE;
-        match outcome {
-            Ok(_) if no_reply => Ok(()),
-            Ok(_) => {
+        let Some(outcome) = self.settle_device() else { return Ok(()) };
+        let Some(Deferred { id, no_reply, by }) = peer.deferred.take() else {
+            return Ok(());
+        };
+        let command = match by {
+            AskedBy::Feature { .. } => Command::DEVICE_FEATURE,
+            AskedBy::Region(_) => Command::REGION_WRITE,
+        };
+        match (outcome, by) {
+            (Ok(()), _) if no_reply => Ok(()),
+            (Ok(()), AskedBy::Feature { data_fd, target }) => {
                 let data = features::state_data(target, data_fd);
                 let reply = Reply::Feature(features::state_header(), &data);
                 peer.main.send(&reply.message(id, command), &[])
             }
-            Err(errno) => self.refuse(peer, Asked { id, command, no_reply }, errno),
+            (Ok(()), AskedBy::Region(access)) => {
+                peer.main.send(&Reply::RegionWrite(access).message(id, command), &[])
+            }
+            (Err(errno), _) => self.refuse(peer, Asked { id, command, no_reply }, errno),
+        }
+    }
+
+    /// Carries a pending change of state on. `Some` once, when it is over.
+    fn settle_device(&mut self) -> Option<Result<(), Errno>> {
+        let now = Instant::now();
+        match &mut self.front {
+            Some(front) => front.settle(&mut self.runner, now),
+            None => self.runner.settle(now).map(|outcome| outcome.map(|_| ())),
         }
     }
 

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Server;
 use super::commands::{Asked, Served};
-use super::peer::{Deferred, Peer};
+use super::peer::{AskedBy, Deferred, Peer};
 use crate::codec::{DigestPart, Reply, encode_digest, parse_log_report, parse_log_start};
 
 const HEADER: u32 = FeatureHeader::SIZE as u32;
@@ -64,8 +64,10 @@ pub(super) fn feature<'a>(
             Ok(Served::Deferred(Deferred {
                 id: asked.id,
                 no_reply: asked.no_reply,
-                data_fd: state.data_fd,
-                target: state.device_state,
+                by: AskedBy::Feature {
+                    data_fd: state.data_fd,
+                    target: state.device_state,
+                },
             }))
         }
     }
@@ -80,6 +82,9 @@ fn operations(
     let additions = peer.agreed.is_some_and(|agreed| agreed.additions);
     let description = server.runner.description();
     let pre_copy = description.capabilities.pre_copy();
+    if server.front.is_some() && is_v2(feature) {
+        return Err(Errno::ENOTTY);
+    }
     match feature {
         Feature::MIGRATION | Feature::DMA_LOGGING_REPORT => Ok(FeatureFlags::GET),
         Feature::MIG_DEVICE_STATE => Ok(FeatureFlags::GET | FeatureFlags::SET),
@@ -96,6 +101,20 @@ fn operations(
         }
         _ => Err(Errno::ENOTTY),
     }
+}
+
+/// Whether a feature is part of the migration of v2, which a device with a migration
+/// region does not have: neither would know where the other left it. Who it is, what it
+/// holds and what it wrote can be asked for in every generation.
+fn is_v2(feature: Feature) -> bool {
+    matches!(
+        feature,
+        Feature::MIGRATION
+            | Feature::MIG_DEVICE_STATE
+            | Feature::MIG_DATA_SIZE
+            | Feature::MIG_PRECOPY_INFO_V2
+            | Feature::VFIO_MIGRATE_PRECOPY_INFO
+    )
 }
 
 /// The length of a feature's fixed structure in bytes, which `argsz` has to have room for

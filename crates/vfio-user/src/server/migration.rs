@@ -17,6 +17,7 @@ impl Server {
         wanted: MigData,
         data: &'a mut Vec<u8>,
     ) -> Result<Served<'a>, Errno> {
+        self.check_v2()?;
         let into = room(data, wanted.size, agreed.send)?;
         if wanted.argsz < MIG_DATA.saturating_add(wanted.size) {
             return Err(Errno::EINVAL);
@@ -53,6 +54,7 @@ impl Server {
         fixed: MigData,
         bytes: &[u8],
     ) -> Result<Reply<'static>, Errno> {
+        self.check_v2()?;
         if fixed.argsz < MIG_DATA.saturating_add(fixed.size)
             || bytes.is_empty()
             || bytes.len() > agreed.take
@@ -62,5 +64,10 @@ impl Server {
         let session = self.runner.session().ok_or(Errno::ENODEV)?;
         self.runner.write_data(session, bytes)?;
         Ok(Reply::Done)
+    }
+
+    /// The data of a device with a migration region goes through that.
+    fn check_v2(&self) -> Result<(), Errno> {
+        if self.front.is_some() { Err(Errno::ENOTTY) } else { Ok(()) }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use abi::vfio_user::default;
+use device::front::{FrontError, FrontOptions};
 use sys::EventFd;
 use thiserror::Error;
 
@@ -28,6 +29,9 @@ pub struct ServerOptions {
     /// How long a client may take from the connection to an agreed VERSION, before it
     /// is dropped and the next one has its turn.
     pub handshake_deadline: Duration,
+    /// The migration region that stands for the migration features, for a device of a
+    /// generation before v2; `None` for v2.
+    pub front: Option<FrontOptions>,
 }
 
 impl Default for ServerOptions {
@@ -38,6 +42,7 @@ impl Default for ServerOptions {
             max_data_xfer_size: default::MAX_DATA_XFER_SIZE as usize,
             additions: true,
             handshake_deadline: HANDSHAKE,
+            front: None,
         }
     }
 }
@@ -53,6 +58,9 @@ pub enum ServerError {
     /// A limit is out of its range.
     #[error("max_data_xfer_size of {0} bytes is not between 4096 and 64 MiB")]
     Limit(usize),
+    /// Its migration region cannot be made.
+    #[error("cannot make a migration region")]
+    Front(#[from] FrontError),
     /// The operating system refused something.
     #[error("cannot set the server up")]
     Io(#[from] io::Error),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
-use abi::vfio_user::{Command, DmaAccess, Header};
+use abi::vfio_user::{Command, DmaAccess, Header, RegionAccess};
 use device::{Request as Dma, RequestKind, Runner, Token};
 
 use super::disconnect::DisconnectReason;
@@ -86,9 +86,17 @@ struct Asked {
 pub(super) struct Deferred {
     pub(super) id: u16,
     pub(super) no_reply: bool,
-    /// The bytes of the feature, to be sent back.
-    pub(super) data_fd: i32,
-    pub(super) target: u32,
+    /// What asked for it, to be sent back.
+    pub(super) by: AskedBy,
+}
+
+/// What asked for a change of state.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum AskedBy {
+    /// SET of the feature.
+    Feature { data_fd: i32, target: u32 },
+    /// A write to the migration region.
+    Region(RegionAccess),
 }
 
 impl Peer {

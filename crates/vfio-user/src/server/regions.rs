@@ -1,17 +1,19 @@
 //! Regions: what there are, and access to them.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use abi::device_info::DeviceFlags;
 use abi::errno::Errno;
 use abi::pci::region_index;
 use abi::region::{RegionFlags, RegionInfo};
 use abi::vfio_user::{DeviceInfo, RegionAccess, RegionIoFds, WriteMulti};
-use device::{Region, Window};
+use device::front::Front;
+use device::{Moved, Region, Window};
 
 use super::Server;
-use super::commands::{Served, errno_of, room};
-use super::peer::Agreed;
+use super::commands::{Asked, Served, errno_of, room};
+use super::peer::{Agreed, AskedBy, Deferred};
 use crate::codec::{Region as RegionReply, Reply, Writes};
 
 impl Server {
@@ -20,8 +22,9 @@ impl Server {
     }
 
     fn num_regions(&self) -> u32 {
-        let regions = &self.runner.description().regions;
-        let most = regions.iter().map(|region| region.index + 1).max().unwrap_or(0);
+        let regions = self.runner.description().regions.iter();
+        let front = self.front.as_ref().map(Front::region);
+        let most = regions.chain(front).map(|region| region.index + 1).max().unwrap_or(0);
         if self.is_pci() { most.max(region_index::NUM) } else { most }
     }
 
@@ -60,9 +63,14 @@ impl Server {
             areas: None,
             kind: None,
         };
-        let Some(region) = self.runner.description().region(info.index) else {
-            return Ok(Reply::Region(reply));
+        let region = match self.front(info.index) {
+            Some(front) => {
+                reply.kind = Some(front.kind());
+                Some(front.region())
+            }
+            None => self.runner.description().region(info.index),
         };
+        let Some(region) = region else { return Ok(Reply::Region(reply)) };
         let mut flags = RegionFlags::READ;
         flags.set(RegionFlags::WRITE, region.writable);
         reply.info.size = region.size;
@@ -104,21 +112,52 @@ impl Server {
         data: &'a mut Vec<u8>,
     ) -> Result<Served<'a>, Errno> {
         let into = room(data, access.count, agreed.send)?;
-        self.runner.read_region(access.region, access.offset, into)?;
+        match &mut self.front {
+            Some(front) if front.region().index == access.region => {
+                front.read(&mut self.runner, access.offset, into)?;
+            }
+            _ => self.runner.read_region(access.region, access.offset, into)?,
+        }
         Ok(Served::InData(Reply::RegionRead(access, into)))
     }
 
     pub(super) fn region_write(
         &mut self,
         agreed: Agreed,
+        asked: Asked,
         access: RegionAccess,
         bytes: &[u8],
-    ) -> Result<Reply<'static>, Errno> {
+    ) -> Result<Served<'static>, Errno> {
         if bytes.len() > agreed.take {
             return Err(Errno::EINVAL);
         }
-        self.runner.write_region(access.region, access.offset, bytes)?;
-        Ok(Reply::RegionWrite(access))
+        match self.write(access, bytes)? {
+            Moved::Done(_) => Ok(Served::Reply(Reply::RegionWrite(access))),
+            Moved::Pending => Ok(Served::Deferred(Deferred {
+                id: asked.id,
+                no_reply: asked.no_reply,
+                by: AskedBy::Region(access),
+            })),
+        }
+    }
+
+    /// A write to the migration region can take its time; all others are done at once.
+    fn write(&mut self, access: RegionAccess, bytes: &[u8]) -> Result<Moved, Errno> {
+        let RegionAccess { offset, region, .. } = access;
+        match &mut self.front {
+            Some(front) if front.region().index == region => {
+                front.write(&mut self.runner, offset, bytes, Instant::now())
+            }
+            _ => {
+                self.runner.write_region(region, offset, bytes)?;
+                Ok(Moved::Done(None))
+            }
+        }
+    }
+
+    /// The migration region, where that is the one with this index.
+    fn front(&self, index: u32) -> Option<&Front> {
+        self.front.as_ref().filter(|front| front.region().index == index)
     }
 
     /// In order, until one fails: the answer says how many were done. Where that is none
@@ -134,7 +173,12 @@ impl Server {
         let mut done = 0;
         for (access, data) in writes.iter() {
             let bytes = &data[..access.count as usize];
-            match self.runner.write_region(access.region, access.offset, bytes) {
+            // Several writes have one answer, and none of them can wait.
+            let written = match self.front(access.region) {
+                Some(_) => Err(Errno::EINVAL),
+                None => self.runner.write_region(access.region, access.offset, bytes),
+            };
+            match written {
                 Ok(()) => done += 1,
                 Err(errno) if done == 0 => return Err(errno),
                 Err(errno) => {

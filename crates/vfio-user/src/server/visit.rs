@@ -44,6 +44,9 @@ impl Server {
             }
         }
         self.runner.disconnect();
+        if let Some(front) = &mut self.front {
+            front.disconnect();
+        }
         if self.options.reset_on_disconnect {
             self.runner.reset();
         }
