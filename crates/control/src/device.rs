@@ -233,6 +233,18 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    pub(crate) fn new(transport: Arc<dyn Transport>) -> Line {
+        Line { transport }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.transport.name()
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
     /// The state, from the device.
     pub(crate) fn state(&self) -> Result<State, DeviceError> {
         const OPERATION: &str = "ask for its state";
@@ -283,7 +295,7 @@ impl Line {
     }
 }
 
-fn fault(error: &TransportError) -> Fault {
+pub(crate) fn fault(error: &TransportError) -> Fault {
     match error {
         TransportError::Errno { errno, .. } => Fault::Refused(*errno),
         TransportError::Broken { what, .. } => Fault::Broken(what.clone()),

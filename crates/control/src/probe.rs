@@ -41,7 +41,10 @@ pub fn open(transport: Arc<dyn Transport>) -> Result<V2Device, ProbeError> {
 
 /// What of a device's capabilities is used, and what is not. A stream that restarts at
 /// STOP_COPY is read there alone: the bytes of PRE_COPY would be forwarded twice.
-fn used(has: Capabilities, stream: SaveStream) -> (Capabilities, Vec<Withheld>) {
+pub(crate) fn used(
+    has: Capabilities,
+    stream: SaveStream,
+) -> (Capabilities, Vec<Withheld>) {
     match stream {
         SaveStream::Restarts(why) if has.pre_copy() => {
             let rest =
@@ -137,7 +140,7 @@ fn capabilities(transport: &dyn Transport) -> Result<Capabilities, ProbeError> {
         .map_err(|source| ProbeError::Capabilities { device: device(), source })
 }
 
-fn bus(transport: &dyn Transport) -> Result<Bus, ProbeError> {
+pub(crate) fn bus(transport: &dyn Transport) -> Result<Bus, ProbeError> {
     let info = transport.device_info().map_err(failed(transport, "what it is"))?;
     let flags = DeviceFlags::from_bits_retain(info.flags);
     if !flags.contains(DeviceFlags::PCI) {
@@ -176,7 +179,9 @@ fn bus(transport: &dyn Transport) -> Result<Bus, ProbeError> {
     Ok(Bus::Pci(ids))
 }
 
-fn model(transport: &dyn Transport) -> Result<Option<port::Model>, ProbeError> {
+pub(crate) fn model(
+    transport: &dyn Transport,
+) -> Result<Option<port::Model>, ProbeError> {
     let feature = Feature::VFIO_MIGRATE_IDENTITY;
     match transport.feature_get(feature, &[], identity::MOST) {
         Ok(answer) => identity::decode(&answer).map(Some).map_err(|unreadable| {

@@ -59,6 +59,22 @@ pub trait Transport: Send + Sync {
         from: &[u8],
     ) -> Result<(), TransportError>;
 
+    /// Writes a register of a migration region whose write is a transition of the device:
+    /// as [`Transport::region_write`], with as much time as
+    /// [`Transport::set_migration_state`] has. The same, where a transport makes no
+    /// difference.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`]. The state may have changed all the same.
+    fn region_write_state(
+        &self,
+        index: u32,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<(), TransportError> {
+        self.region_write(index, offset, from)
+    }
+
     /// Writes a region without waiting for the device to have taken it, as a PCI write is
     /// posted. It is done before anything that is asked later over the same transport.
     /// Where the transport has no such thing, this is [`Transport::region_write`].

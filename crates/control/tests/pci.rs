@@ -145,6 +145,24 @@ fn addresses_are_written_while_nothing_decodes() {
 }
 
 #[test]
+fn error_01_a_bit_is_cleared_by_a_bitwise_not_and_the_others_stay() {
+    // Document 001 clears decoding and MSI with a logical not, and everything with it.
+    let (source, mut from) = used();
+    // Parity errors are answered and INTx is off, on both sides.
+    source.script().config[4..6].copy_from_slice(&[0x46, 0x05]);
+    let (destination, mut to) = function();
+    destination.script().config[4..6].copy_from_slice(&[0x46, 0x05]);
+    to.load(&from.save().unwrap(), ConfigStage::Resuming).unwrap();
+    let writes = destination.script().config_writes.clone();
+    let commands: Vec<_> = writes.iter().filter(|(at, _)| *at == 4).collect();
+    assert_eq!(commands[0].1, [0x40, 0x05], "decoding off, and nothing else");
+    assert_eq!(commands[1].1, [0x46, 0x05]);
+    let msi: Vec<_> = writes.iter().filter(|(at, _)| *at == MSI as u64 + 2).collect();
+    assert_eq!(msi[0].1, [0x80, 0x01], "MSI off, and nothing else");
+    assert_eq!(msi[1].1, [0x81, 0x01]);
+}
+
+#[test]
 fn a_smaller_bar_does_not_take_the_address_of_a_larger_one() {
     let (_source, mut from) = used();
     let (destination, mut to) = function();

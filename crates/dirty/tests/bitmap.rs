@@ -25,6 +25,25 @@ fn bit(words: &[u64], n: u64) -> bool {
     words.get((n / 64) as usize).is_none_or(|word| word >> (n % 64) & 1 == 1)
 }
 
+#[test]
+fn error_10_the_bit_of_an_address_mixes_units() {
+    // Page n is (address - iova) / page size; word n / 64, bit n % 64. In the formula of
+    // the document the word is counted in pages and the bit in bytes.
+    let iova = 0x4000_0000;
+    for bytes in [4096, 65536] {
+        for n in [0, 1, 63, 64, 65, 127, 200, 255] {
+            let pages = range(iova, 256 * bytes);
+            let bitmap = Bitmap::new(pages, page(bytes)).expect("a bitmap");
+            bitmap.mark(range(iova + n * bytes + 5, 1));
+            let mut words = [0; 4];
+            bitmap.report(pages, page(bytes), &mut words).expect("room for it");
+            let mut expected = [0; 4];
+            expected[(n / 64) as usize] = 1 << (n % 64);
+            assert_eq!(words, expected, "page {n} of {bytes} bytes");
+        }
+    }
+}
+
 /// The same bitmap as slowly as possible: a set of absolute page numbers.
 struct Model {
     range: IovaRange,

@@ -124,6 +124,24 @@ fn a_device_restored_before_its_guest_is_asked_loses_an_interrupt() {
 }
 
 #[test]
+fn error_17_configuration_is_loaded_before_data() {
+    let (mut source, mut destination) = sides(&[ALL, ALL]);
+    source.busy_guest();
+    let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+    went.sent.result.as_ref().expect("completed");
+    let entries = source.side.journal().entries();
+    for device in ["dev0", "dev1"] {
+        let data = format!("destination {device}: takes data");
+        let last = entries.iter().rposition(|entry| *entry == data).expect("data");
+        let config = format!("destination config of {device}: load");
+        let config = entries.iter().position(|entry| *entry == config).expect("config");
+        let stop = format!("destination {device}: RESUMING to STOP");
+        let stop = entries.iter().position(|entry| *entry == stop).expect("a stop");
+        assert!(last < config && config < stop, "{device}: {entries:#?}");
+    }
+}
+
+#[test]
 fn a_log_that_is_dropped_with_stop_copy_is_read_before_it() {
     // Some drivers forget their log when the device leaves STOP_COPY.
     let (mut source, mut destination) = sides(&[ALL]);

@@ -39,6 +39,22 @@ pub trait Device: Send {
     /// When the device fails to answer.
     fn stop_copy_bytes(&mut self) -> Result<Option<u64>, DeviceError>;
 
+    /// The longest transaction that the device may give, and the longest that it takes,
+    /// in bytes: the size of its data section. `None` by default: its data is a stream
+    /// without transactions, and it takes any. Where a device knows it exactly only once
+    /// a session was opened, it is an upper bound before.
+    fn longest_transaction(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether what the device loads is checked only when it starts, because it has no
+    /// state between RESUMING and RUNNING (a v1 device that refuses 000). It stays in
+    /// RESUMING then, and says STOP. Before a load: whether that may be so. `false` by
+    /// default.
+    fn validated_at_start(&self) -> bool {
+        false
+    }
+
     /// Resets the device. On success it is in RUNNING and every session is dead; what
     /// it held is gone.
     ///

@@ -570,6 +570,7 @@ impl ResumeSession for Link {
         inner.holds_guest = true;
         let unfit = resuming.write(&mut inner.contents, data).is_err();
         let whole = resuming.between_records();
+        inner.side.note(&inner.name, "takes data");
         if unfit || (inner.transactions && ends_transaction != whole) {
             return Err(inner.error("write", Fault::Refused(Errno::EINVAL)));
         }
