@@ -1,6 +1,7 @@
 //! Regions: what is known of them, reads, and writes of three kinds.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use abi::errno::Errno;
 use abi::region::{RegionFlags, RegionInfo as RawRegionInfo};
@@ -109,11 +110,13 @@ impl Client {
         index: u32,
         offset: u64,
         from: &[u8],
+        deadline: Duration,
     ) -> Result<(), TransportError> {
         const OPERATION: &str = "write a region";
         self.pieces(index, offset, from, |access, piece| {
             let request = Request::RegionWrite(access, piece);
-            let answer = self.small(OPERATION, &request, size_of::<RegionAccess>())?;
+            let most = size_of::<RegionAccess>();
+            let answer = self.small_within(OPERATION, &request, most, deadline)?;
             match RegionAccess::read_from_bytes(&answer.fixed) {
                 Ok(reply) if reply.count == access.count => Ok(()),
                 // A header says that it was written.

@@ -34,7 +34,7 @@ impl Client {
         self.small_within(operation, request, most, self.inner.options.call_deadline)
     }
 
-    fn small_within(
+    pub(super) fn small_within(
         &self,
         operation: &'static str,
         request: &Request<'_>,
@@ -160,7 +160,17 @@ impl Transport for Client {
         offset: u64,
         from: &[u8],
     ) -> Result<(), TransportError> {
-        self.write_region(index, offset, from)
+        self.write_region(index, offset, from, self.inner.options.call_deadline)
+    }
+
+    fn region_write_state(
+        &self,
+        index: u32,
+        offset: u64,
+        from: &[u8],
+    ) -> Result<(), TransportError> {
+        // A change of state, and so as slow as one.
+        self.write_region(index, offset, from, self.inner.options.state_deadline)
     }
 
     fn region_write_posted(
