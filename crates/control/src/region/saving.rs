@@ -45,6 +45,9 @@ pub(crate) struct Saving {
     last: Pending,
     /// Whether a read was at an end.
     ended: bool,
+    /// What was pending at first, and how much was taken since, in bytes.
+    initial: Option<u64>,
+    taken: u64,
     /// Buffers and bytes since the last end in pre-copy.
     run: (u64, u64),
     patience: Patience,
@@ -62,6 +65,8 @@ impl Saving {
             next: None,
             last: Pending::default(),
             ended: false,
+            initial: None,
+            taken: 0,
             run: (0, 0),
             patience: Patience::new(),
             failed: None,
@@ -111,6 +116,7 @@ impl<P: Protocol> Inner<P> {
             saving.last = pending;
             let left = saving.readable(pending);
             let running = saving.phase == State::PreCopy;
+            saving.initial.get_or_insert(left);
             let (buffers, bytes) = saving.run;
             let small = running && buffers >= MOST_SMALL + bytes / 4096;
             if left == 0 || small {
@@ -123,6 +129,7 @@ impl<P: Protocol> Inner<P> {
                 saving.patience.take(left, piece.size).map_err(Trouble::Lie)?;
             }
             saving.run = (buffers + 1, bytes.saturating_add(piece.size));
+            saving.taken = saving.taken.saturating_add(piece.size);
             *place = Some(piece.offset);
             if piece.size > 0 {
                 saving.buffer = Some((piece, 0));
@@ -259,21 +266,23 @@ impl<P: Protocol> SaveSession for Save<P> {
         if inner.epoch != self.epoch {
             return Err(inner.over(OPERATION));
         }
-        let ended = match &inner.session {
-            Session::Saving(saving) if saving.phase == State::PreCopy => saving.ended,
-            _ => {
-                let fault = Fault::Refused(Errno::EINVAL);
-                return Err(DeviceError::new(inner.line.name(), OPERATION, fault));
-            }
-        };
-        match inner.left() {
-            // Nobody tells which bytes are the initial ones: all, until the first end.
-            Ok(left) => Ok(left.map(|left| PrecopyInfo {
-                initial_bytes: if ended { 0 } else { left.running },
-                dirty_bytes: if ended { left.running } else { 0 },
-                reinit: false,
-            })),
-            Err(trouble) => Err(inner.session_error(OPERATION, trouble)),
+        if !matches!(&inner.session, Session::Saving(s) if s.phase == State::PreCopy) {
+            let fault = Fault::Refused(Errno::EINVAL);
+            return Err(DeviceError::new(inner.line.name(), OPERATION, fault));
         }
+        let left = inner.left().map_err(|why| inner.session_error(OPERATION, why))?;
+        let (Some(left), Session::Saving(saving)) = (left, &mut inner.session) else {
+            return Ok(None);
+        };
+        // Nobody tells which bytes are the initial ones. They are as many as were pending
+        // at first: a device that works may never come to an end.
+        let initial = *saving.initial.get_or_insert(left.running);
+        let given = saving.taken.saturating_sub(saving.unread());
+        let initial = if saving.ended { 0 } else { initial.saturating_sub(given) };
+        Ok(Some(PrecopyInfo {
+            initial_bytes: initial.min(left.running),
+            dirty_bytes: left.running.saturating_sub(initial),
+            reinit: false,
+        }))
     }
 }
