@@ -254,7 +254,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__demo)
-            opts="-v -h -V --devices --capabilities --guest-memory --device-memory --dirty-rate --dma-rate --p2p --vcpus --downtime-limit --max-time --on-timeout --channels --rate --inject --json --verbose --log --help --version"
+            opts="-v -h -V --devices --capabilities --generation --guest-memory --device-memory --dirty-rate --dma-rate --p2p --vcpus --downtime-limit --max-time --on-timeout --channels --rate --inject --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -265,6 +265,10 @@ _vfio__migrate() {
                     return 0
                     ;;
                 --capabilities)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --generation)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1360,14 +1364,22 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__serve)
-            opts="-v -h -V --model --socket --capabilities --memory --mapped-window --firmware --reset-on-disconnect --name --json --verbose --log --help --version"
+            opts="-v -h -V --model --generation --data-section --socket --capabilities --ports --memory --mapped-window --firmware --reset-on-disconnect --name --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --model)
-                    COMPREPLY=($(compgen -W "accel" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "accel uart" -- "${cur}"))
+                    return 0
+                    ;;
+                --generation)
+                    COMPREPLY=($(compgen -W "v2 v1 rfc2018" -- "${cur}"))
+                    return 0
+                    ;;
+                --data-section)
+                    COMPREPLY=($(compgen -W "trapped mapped split" -- "${cur}"))
                     return 0
                     ;;
                 --socket)
@@ -1375,6 +1387,10 @@ _vfio__migrate() {
                     return 0
                     ;;
                 --capabilities)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ports)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -43,6 +43,7 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "states" -
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l devices -d 'Devices of the guest, 1 to 8' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l capabilities -d 'The devices\' migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy, 7 all' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l generation -d 'The generation of the devices\' migration interface, v2, v1 or rfc2018, or that of the source\'s and the destination\'s: SOURCE:DESTINATION' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l guest-memory -d 'Guest memory' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l device-memory -d 'Memory of each device, a power of two from 16M to 16G' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dirty-rate -d 'How much memory the guest rewrites a second' -r
@@ -65,10 +66,18 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l json 
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -s v -l verbose -d 'Show every state change with before, after and microseconds; -vv shows more'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -s V -l version -d 'Print version'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l model -d 'The device model' -r -f -a "accel\t'An accelerator: memory of its own, DMA, interrupts, writes to its peers'"
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l model -d 'The device model' -r -f -a "accel\t'An accelerator: memory of its own, DMA, interrupts, writes to its peers'
+uart\t'A card with one or two serial ports (16550), as the kernel\'s mtty sample'"
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l generation -d 'The generation of the migration interface: features (v2), or a migration region (v1, rfc2018)' -r -f -a "v2\t'The features of Linux 5.18 and later'
+v1\t'The migration region of Linux 5.8 to 5.17'
+rfc2018\t'The migration region of the RFC of 2018'"
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l data-section -d 'How clients reach the data of a migration region: every access is trapped, all of it is mapped, or its first page is trapped and the rest mapped' -r -f -a "trapped\t'By reads and writes'
+mapped\t'Through a mapping'
+split\t'The first page by reads and writes, the rest through a mapping'"
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l socket -d 'The socket to listen at; made for this user alone, and removed at the end' -r -F
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l capabilities -d 'Migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy, 7 all' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l memory -d 'The device\'s own memory, a power of two from 16M to 16G' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l ports -d 'Ports of the uart' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l memory -d 'The accelerator\'s own memory, a power of two from 16M to 16G' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l mapped-window -d 'The part of that memory which clients map; it always goes in stop-copy' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l firmware -d 'The part behind the window that holds firmware (a pattern) from the start and after a reset; it is saved like everything else' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l name -d 'What to call the device in the log [default: the socket\'s file name]' -r

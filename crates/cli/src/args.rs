@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use device::front::{self, FrontOptions};
 use engine::migration::Options;
 use link::RateLimit;
 use states::v2::Capabilities;
@@ -134,6 +135,10 @@ pub struct Demo {
     /// 7 all
     #[arg(long, default_value = "7", value_name = "SET", value_parser = capabilities)]
     pub capabilities: Capabilities,
+    /// The generation of the devices' migration interface, v2, v1 or rfc2018, or that
+    /// of the source's and the destination's: SOURCE:DESTINATION
+    #[arg(long, default_value = "v2", value_name = "GENERATION", value_parser = generations)]
+    pub generation: (Generation, Generation),
     /// Guest memory
     #[arg(long, default_value = "512M", value_name = "SIZE")]
     pub guest_memory: Size,
@@ -214,13 +219,25 @@ pub struct Serve {
     /// The device model
     #[arg(long, default_value = "accel")]
     pub model: ServedModel,
+    /// The generation of the migration interface: features (v2), or a migration region
+    /// (v1, rfc2018)
+    #[arg(long, default_value_t = Generation::V2)]
+    pub generation: Generation,
+    /// How clients reach the data of a migration region: every access is trapped, all
+    /// of it is mapped, or its first page is trapped and the rest mapped
+    #[arg(long, default_value_t = DataSection::Trapped)]
+    pub data_section: DataSection,
     /// The socket to listen at; made for this user alone, and removed at the end
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
     /// Migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy, 7 all
     #[arg(long, default_value = "7", value_name = "SET", value_parser = capabilities)]
     pub capabilities: Capabilities,
-    /// The device's own memory, a power of two from 16M to 16G
+    /// Ports of the uart
+    #[arg(long, default_value_t = 2, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub ports: u8,
+    /// The accelerator's own memory, a power of two from 16M to 16G
     #[arg(long, default_value = "64M", value_name = "SIZE")]
     pub memory: Size,
     /// The part of that memory which clients map; it always goes in stop-copy
@@ -243,6 +260,59 @@ pub struct Serve {
 pub enum ServedModel {
     /// An accelerator: memory of its own, DMA, interrupts, writes to its peers
     Accel,
+    /// A card with one or two serial ports (16550), as the kernel's mtty sample
+    Uart,
+}
+
+/// Generations of the migration interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Generation {
+    /// The features of Linux 5.18 and later
+    V2,
+    /// The migration region of Linux 5.8 to 5.17
+    V1,
+    /// The migration region of the RFC of 2018
+    Rfc2018,
+}
+
+/// How the data of a migration region is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DataSection {
+    /// By reads and writes
+    Trapped,
+    /// Through a mapping
+    Mapped,
+    /// The first page by reads and writes, the rest through a mapping
+    Split,
+}
+
+impl Generation {
+    /// The region that shows a model so; none for v2.
+    pub fn front(self, data: DataSection) -> Option<FrontOptions> {
+        let generation = match self {
+            Generation::V2 => return None,
+            Generation::V1 => front::Generation::V1,
+            Generation::Rfc2018 => front::Generation::Rfc2018,
+        };
+        let data_section = match data {
+            DataSection::Trapped => front::DataSection::Trapped,
+            DataSection::Mapped => front::DataSection::Mapped,
+            DataSection::Split => front::DataSection::Split,
+        };
+        Some(FrontOptions { data_section, ..FrontOptions::new(generation) })
+    }
+}
+
+/// `SOURCE` or `SOURCE:DESTINATION`.
+fn generations(text: &str) -> Result<(Generation, Generation), String> {
+    let one = |name: &str| Generation::from_str(name, false);
+    match text.split_once(':') {
+        Some((source, destination)) => Ok((one(source)?, one(destination)?)),
+        None => one(text).map(|both| (both, both)),
+    }
+    .map_err(|error: String| {
+        format!("{error}: write v2, v1 or rfc2018, or two with a colon")
+    })
 }
 
 /// `probe`.
@@ -289,7 +359,7 @@ macro_rules! shown_as_value {
         }
     )*};
 }
-shown_as_value!(ServedModel, Format, OnTimeout);
+shown_as_value!(ServedModel, Generation, DataSection, Format, OnTimeout);
 
 /// The names of everything that can be broken.
 fn inject() -> impl TypedValueParser<Value = Inject> {

@@ -113,7 +113,7 @@ pub fn distinct(uris: &[DeviceUri]) -> Result<(), Nonsense> {
 pub fn open_all(uris: &[DeviceUri]) -> Result<Vec<Box<dyn Device>>> {
     let open = |(uri, name): (&DeviceUri, String)| -> Result<Box<dyn Device>> {
         let client = uri.connect(name, Arc::new(NoDma))?;
-        let device = control::open(Arc::new(client))
+        let device = control::open_any(Arc::new(client))
             .with_context(|| format!("cannot migrate {uri}"))?;
         Ok(Box::new(device))
     };

@@ -148,3 +148,15 @@ fn a_peer_write_after_the_stop_is_found() {
     assert_eq!(ended.status, 1, "{ended:?}");
     assert_eq!(ended.json()["verified"], false, "{ended:?}");
 }
+
+#[test]
+fn a_device_that_never_rests_never_leaves_pre_copy() {
+    // A migration region does not say which bytes are the initial ones.
+    for generation in ["rfc2018:v1", "v1:v2"] {
+        let report = arrives(&demo(&["--generation", generation]));
+        for device in report["devices"].as_array().expect("devices") {
+            let said = device["identity"].to_string();
+            assert!(said.contains(&generation[..2]), "{said}");
+        }
+    }
+}

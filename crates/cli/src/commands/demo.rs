@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use self::process::{Crew, Folder, Process, Starter};
 use super::ctl::{self, PATIENCE, Refused, talk};
-use crate::args::{Demo, Global};
+use crate::args::{Demo, Generation, Global};
 use crate::exit::{Exit, Nonsense};
 use crate::guest::check;
 use crate::guest::options::Inject;
@@ -150,7 +150,7 @@ struct Side {
 /// Starts everything, and waits until all of it is ready.
 fn stage(demo: &Demo, starter: &Starter, folder: &Path) -> Result<(Side, Side)> {
     let deadline = Instant::now() + READY;
-    let serve = |side: &str| -> Result<Vec<Process>> {
+    let serve = |side: &str, generation: Generation| -> Result<Vec<Process>> {
         (0..demo.devices)
             .map(|n| {
                 let name = format!("{side}{n}");
@@ -162,12 +162,14 @@ fn stage(demo: &Demo, starter: &Starter, folder: &Path) -> Result<(Side, Side)> 
                     format!("--socket={}", socket.display()),
                     format!("--capabilities={}", demo.capabilities),
                     format!("--memory={}", demo.device_memory.bytes()),
+                    format!("--generation={generation}"),
                 ];
                 starter.start(&name, &arguments)
             })
             .collect()
     };
-    let mut servers = [serve("source")?, serve("destination")?];
+    let (from, to) = demo.generation;
+    let mut servers = [serve("source", from)?, serve("destination", to)?];
     for server in servers.iter_mut().flatten() {
         server.ready(deadline)?;
     }

@@ -8,9 +8,9 @@ use abi::irq::IrqInfoFlags;
 use abi::pci::{irq_index, region_index};
 use abi::region::RegionFlags;
 use anyhow::{Context, Result};
-use control::{DmaLog, IrqInfo, RegionInfo, Transport, V2Device, Withheld};
+use control::{IrqInfo, RegionInfo, Transport, Withheld};
 use device::Digest;
-use port::{Bus, Device, DirtySource, Identity};
+use port::{Bus, Device, Identity};
 use serde_json::{Map, Value, json};
 use vfio_user::client::{Client, NoDma};
 
@@ -54,7 +54,7 @@ struct Findings {
 impl Findings {
     fn ask(client: Client, digest: bool) -> Result<Findings> {
         let transport: Arc<dyn Transport> = Arc::new(client.clone());
-        let mut device: V2Device = control::open(Arc::clone(&transport))?;
+        let mut device = control::open_any(Arc::clone(&transport))?;
         let info = transport.device_info()?;
         let mut regions = Vec::new();
         for index in 0..info.regions.min(MOST) {
@@ -77,7 +77,7 @@ impl Findings {
             identity: device.identity().clone(),
             state: device.state()?,
             stop_copy_bytes: device.stop_copy_bytes()?,
-            dma_log: DmaLog::open(transport)?.map(|log| log.name().to_owned()),
+            dma_log: device.dirty_source()?.map(|log| log.name().to_owned()),
             regions,
             irqs,
             withheld: device.withheld().to_vec(),

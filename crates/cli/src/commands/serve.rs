@@ -1,8 +1,9 @@
 //! `vfio-migrate serve`: one device over vfio-user, until it is told to end.
 
 use anyhow::{Context, Result};
-use device::Runner;
-use models::accel::{self, Accel, Parameters};
+use device::{Migratable, Runner};
+use models::accel::{self, Accel};
+use models::uart::{self, Uart};
 use serde_json::json;
 use vfio_user::server::{Server, ServerOptions, Stop};
 
@@ -17,21 +18,13 @@ pub(super) fn run(serve: &Serve, json: bool) -> Result<Exit> {
     let name = serve.name.clone().unwrap_or_else(|| {
         path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
     });
-    let ServedModel::Accel = serve.model;
-    let parameters = Parameters {
-        memory_bytes: serve.memory.bytes(),
-        mapped_window: serve.mapped_window.bytes(),
-        firmware: serve.firmware.bytes(),
-        capabilities: serve.capabilities,
-        data_version: accel::DATA_VERSION,
-    };
-    let accel = Accel::new(parameters).with_context(|| format!("cannot build {name}"))?;
-    let runner =
-        Runner::new(Box::new(accel)).with_context(|| format!("cannot run {name}"))?;
+    let model = build(serve).with_context(|| format!("cannot build {name}"))?;
+    let runner = Runner::new(model).with_context(|| format!("cannot run {name}"))?;
     let identity = runner.description().identity.clone();
     let options = ServerOptions {
         name: name.clone(),
         reset_on_disconnect: serve.reset_on_disconnect,
+        front: serve.generation.front(serve.data_section),
         ..ServerOptions::default()
     };
     let mut server =
@@ -65,4 +58,22 @@ pub(super) fn run(serve: &Serve, json: bool) -> Result<Exit> {
     drop(watching);
     served.with_context(|| format!("{name} cannot be served any longer"))?;
     Ok(status(Found::Done))
+}
+
+/// The model that was asked for.
+fn build(serve: &Serve) -> Result<Box<dyn Migratable>> {
+    let capabilities = serve.capabilities;
+    Ok(match serve.model {
+        ServedModel::Accel => Box::new(Accel::new(accel::Parameters {
+            memory_bytes: serve.memory.bytes(),
+            mapped_window: serve.mapped_window.bytes(),
+            firmware: serve.firmware.bytes(),
+            capabilities,
+            data_version: accel::DATA_VERSION,
+        })?),
+        ServedModel::Uart => {
+            let ports = u32::from(serve.ports);
+            Box::new(Uart::new(uart::Parameters { ports, capabilities })?)
+        }
+    })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
-use control::{DmaLog, DmaTarget, PciConfig};
+use control::{DmaTarget, PciConfig};
 use dirty::IovaRange;
 use engine::{Machine, Slot};
 use port::{DirtySource, DmaMap, GuestMemory, Inspect, Interrupts, Vcpus};
@@ -169,7 +169,7 @@ impl Vm {
                 }
             });
             devices.push(Slot { interrupts, ..slot });
-            dirty.push(Box::new(log));
+            dirty.push(log);
         }
         Ok(Machine {
             memory,
@@ -190,13 +190,12 @@ impl Vm {
 }
 
 /// A device as the engine drives it, and its log.
-fn slot(device: &Accel) -> Result<(Slot, DmaLog)> {
+fn slot(device: &Accel) -> Result<(Slot, Box<dyn DirtySource>)> {
     let transport = || Arc::clone(&device.transport);
     let name = device.name();
-    let opened = control::open(transport())?;
+    let opened = control::open_any(transport())?;
     let config = PciConfig::open(transport())?;
-    let log = DmaLog::open(transport())?;
-    let Some(log) = log else {
+    let Some(log) = opened.dirty_source()? else {
         bail!(
             "{name} keeps no log of its writes to guest memory: everything would be \
              dirty all the time, and this guest does not do that"
