@@ -32,6 +32,8 @@ open_number! {
     EEXIST = 17,
     /// No such device; on a data descriptor: the session is over.
     ENODEV = 19,
+    /// A folder.
+    EISDIR = 21,
     /// Invalid argument; also every transition that is refused.
     EINVAL = 22,
     /// The system has too many open files.

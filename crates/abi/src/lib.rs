@@ -11,6 +11,7 @@
 //! | [`rfc2018`] | the RFC of November 2018 | the migration region before that |
 //! | [`feature`] | Linux | the `VFIO_DEVICE_FEATURE` call and its numbers |
 //! | [`dma_logging`] | Linux 6.1 and later | the dirty log that a device keeps |
+//! | [`group`], [`iommufd`] | Linux | the two ways to a device and its IOMMU |
 //! | [`type1`] | Linux 5.8 and later | the container's IOMMU and its dirty pages |
 //! | [`device_info`], [`region`], [`irq`] | Linux | what a device consists of |
 //! | [`pci`] | PCI-SIG, Linux | configuration space, region and interrupt indexes |
@@ -53,6 +54,8 @@ pub mod device_info;
 pub mod dma_logging;
 pub mod errno;
 pub mod feature;
+pub mod group;
+pub mod iommufd;
 pub mod irq;
 pub mod pci;
 pub mod region;

@@ -1,11 +1,12 @@
 //! Sizes, alignments, offsets and numbers against the published bindings
-//! (vfio-bindings, made from Linux 7.2), while compiling.
+//! (vfio-bindings and iommufd-bindings), while compiling.
 
+use iommufd_bindings::iommufd as i;
 use std::mem::offset_of;
 use vfio_bindings::bindings::vfio as k;
 use vfio_migrate_abi::{
-    device_info, dma_logging, errno::Errno, feature, irq, pci, region, type1, v1, v2,
-    vfio_user,
+    device_info, dma_logging, errno::Errno, feature, group, iommufd, irq, pci, region,
+    type1, v1, v2, vfio_user,
 };
 
 /// `ours => theirs: our field = their field, ...`; with `@array` where theirs ends with
@@ -74,6 +75,23 @@ same!(irq::IrqInfo => k::vfio_irq_info:
     argsz = argsz, flags = flags, index = index, count = count);
 same!(irq::IrqSet => k::vfio_irq_set:
     argsz = argsz, flags = flags, index = index, start = start, count = count);
+
+same!(group::GroupStatus => k::vfio_group_status: argsz = argsz, flags = flags);
+same!(iommufd::BindIommufd => k::vfio_device_bind_iommufd:
+    argsz = argsz, flags = flags, iommufd = iommufd, out_devid = out_devid,
+    token_uuid_ptr = token_uuid_ptr);
+same!(iommufd::AttachIommufd => k::vfio_device_attach_iommufd_pt:
+    argsz = argsz, flags = flags, pt_id = pt_id, pasid = pasid);
+same!(iommufd::DetachIommufd => k::vfio_device_detach_iommufd_pt:
+    argsz = argsz, flags = flags, pasid = pasid);
+same!(iommufd::Destroy => i::iommu_destroy: size = size, id = id);
+same!(iommufd::IoasAlloc => i::iommu_ioas_alloc:
+    size = size, flags = flags, out_ioas_id = out_ioas_id);
+same!(iommufd::IoasMap => i::iommu_ioas_map:
+    size = size, flags = flags, ioas_id = ioas_id, reserved = __reserved,
+    user_va = user_va, length = length, iova = iova);
+same!(iommufd::IoasUnmap => i::iommu_ioas_unmap:
+    size = size, ioas_id = ioas_id, iova = iova, length = length);
 
 #[test]
 fn no_state_or_flag_differs_from_the_header() {
@@ -200,6 +218,21 @@ fn ioctls_and_indexes_are_the_kernels() {
     assert_eq!(device_info::DEVICE_RESET, io(11));
     assert_eq!(feature::DEVICE_FEATURE, io(17));
     assert_eq!(v2::MIG_GET_PRECOPY_INFO, io(21));
+    assert_eq!(group::GET_API_VERSION, io(0));
+    assert_eq!(group::CHECK_EXTENSION, io(1));
+    assert_eq!(group::SET_IOMMU, io(2));
+    assert_eq!(group::GROUP_GET_STATUS, io(3));
+    assert_eq!(group::GROUP_SET_CONTAINER, io(4));
+    assert_eq!(group::GROUP_UNSET_CONTAINER, io(5));
+    assert_eq!(group::GROUP_GET_DEVICE_FD, io(6));
+    assert_eq!(iommufd::DEVICE_BIND_IOMMUFD, io(18));
+    assert_eq!(iommufd::DEVICE_ATTACH_IOMMUFD_PT, io(19));
+    assert_eq!(iommufd::DEVICE_DETACH_IOMMUFD_PT, io(20));
+    let iommu = |command: u32| u32::from(b';') << 8 | command;
+    assert_eq!(iommufd::DESTROY, iommu(i::IOMMUFD_CMD_DESTROY));
+    assert_eq!(iommufd::IOAS_ALLOC, iommu(i::IOMMUFD_CMD_IOAS_ALLOC));
+    assert_eq!(iommufd::IOAS_MAP, iommu(i::IOMMUFD_CMD_IOAS_MAP));
+    assert_eq!(iommufd::IOAS_UNMAP, iommu(i::IOMMUFD_CMD_IOAS_UNMAP));
     assert_eq!(pci::region_index::BAR5, k::VFIO_PCI_BAR5_REGION_INDEX);
     assert_eq!(pci::region_index::ROM, k::VFIO_PCI_ROM_REGION_INDEX);
     assert_eq!(pci::region_index::CONFIG, k::VFIO_PCI_CONFIG_REGION_INDEX);
@@ -211,6 +244,36 @@ fn ioctls_and_indexes_are_the_kernels() {
     assert_eq!(pci::irq_index::ERR, k::VFIO_PCI_ERR_IRQ_INDEX);
     assert_eq!(pci::irq_index::REQ, k::VFIO_PCI_REQ_IRQ_INDEX);
     assert_eq!(pci::irq_index::NUM, k::VFIO_PCI_NUM_IRQS);
+}
+
+#[test]
+fn no_number_of_a_way_to_a_device_differs_from_the_header() {
+    use group::{Extension, GroupFlags};
+    use iommufd::IoasMapFlags;
+    for (ours, theirs) in [
+        (group::API_VERSION.unsigned_abs(), k::VFIO_API_VERSION),
+        (Extension::TYPE1_IOMMU.0, k::VFIO_TYPE1_IOMMU),
+        (Extension::TYPE1V2_IOMMU.0, k::VFIO_TYPE1v2_IOMMU),
+        (Extension::NOIOMMU_IOMMU.0, k::VFIO_NOIOMMU_IOMMU),
+        (Extension::UNMAP_ALL.0, k::VFIO_UNMAP_ALL),
+        (Extension::UPDATE_VADDR.0, k::VFIO_UPDATE_VADDR),
+        (GroupFlags::VIABLE.bits(), k::VFIO_GROUP_FLAGS_VIABLE),
+        (GroupFlags::CONTAINER_SET.bits(), k::VFIO_GROUP_FLAGS_CONTAINER_SET),
+        (
+            IoasMapFlags::FIXED_IOVA.bits(),
+            i::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA,
+        ),
+        (
+            IoasMapFlags::WRITEABLE.bits(),
+            i::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE,
+        ),
+        (
+            IoasMapFlags::READABLE.bits(),
+            i::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE,
+        ),
+    ] {
+        assert_eq!(ours, theirs);
+    }
 }
 
 #[test]

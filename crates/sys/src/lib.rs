@@ -8,6 +8,7 @@
 //!   interrupts, wake-ups         [`EventFd`]        a counter that can be waited for
 //!   waiting                      [`wait_readable`], [`wait`], [`Epoll`], [`Timer`]
 //!   messages with descriptors    [`socket`]         sendmsg and recvmsg with SCM_RIGHTS
+//!   devices of the kernel        [`vfio`]           the ioctls of VFIO and iommufd
 //!   which CPU                    [`set_affinity`]   for measurements
 //! ```
 //!
@@ -31,6 +32,7 @@ mod cpu;
 mod event;
 mod memory;
 pub mod socket;
+pub mod vfio;
 mod wait;
 
 pub use cpu::set_affinity;

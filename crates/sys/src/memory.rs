@@ -137,6 +137,28 @@ impl SharedMemory {
         SharedMemory::map(fd, offset, size, writable)
     }
 
+    /// Maps `len` bytes of a device that shows its regions through `fd`, from `offset`.
+    ///
+    /// A device has no size that could be compared; the kernel knows what of it can be
+    /// mapped. Where it takes that away (memory decoding off, a device that is gone), an
+    /// access is a SIGBUS: for regions that stay, such as those of migration.
+    ///
+    /// # Errors
+    /// `InvalidInput` where `len` is 0 or `offset` is not aligned to 4096; else what
+    /// mmap(2) says.
+    pub fn of_device(
+        fd: OwnedFd,
+        offset: u64,
+        len: u64,
+        writable: bool,
+    ) -> io::Result<SharedMemory> {
+        let size = usable(len)?;
+        if !offset.is_multiple_of(PAGE as u64) {
+            return Err(invalid("the offset is not aligned to 4096"));
+        }
+        SharedMemory::map(fd, offset, size, writable)
+    }
+
     fn map(
         fd: OwnedFd,
         offset: u64,
@@ -336,6 +358,12 @@ impl SharedMemory {
 
     fn outside(&self, offset: u64, len: u64) -> AccessError {
         AccessError::Outside { offset, len, size: self.len as u64 }
+    }
+
+    /// Where it lies in this process: for the kernel, which is told where devices may
+    /// write.
+    pub(crate) fn address(&self) -> usize {
+        self.pointer(0).expose_provenance()
     }
 
     fn pointer(&self, at: usize) -> *mut u8 {
