@@ -31,6 +31,7 @@ mod dma_log;
 pub mod identity;
 mod pci;
 mod probe;
+mod raw;
 mod region;
 mod rfc2018;
 mod session;
@@ -42,6 +43,7 @@ pub use device::{V2Device, Withheld};
 pub use dma_log::DmaLog;
 pub use pci::{PciConfig, Unfit};
 pub use probe::{ProbeError, open};
+pub use raw::Raw;
 pub use transport::{
     DataSession, DeviceInfo, Direction, DmaTarget, IoFd, IrqAction, IrqForm, IrqInfo,
     MappedArea, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,

@@ -1,6 +1,6 @@
 //! How the VMM side reaches a device, whatever carries it there.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use abi::errno::Errno;
 use abi::feature::Feature;
@@ -8,6 +8,8 @@ use abi::v2::{DeviceState, PrecopyInfo};
 use dirty::{IovaRange, PageSize};
 use sys::{EventFd, SharedMemory};
 use thiserror::Error;
+
+use crate::raw::Raw;
 
 /// A way to one device: the kernel's descriptors, or a vfio-user connection.
 ///
@@ -257,6 +259,12 @@ pub trait Transport: Send + Sync {
     /// # Errors
     /// See [`Transport::device_info`].
     fn reset(&self) -> Result<(), TransportError>;
+
+    /// The calls as they are given, for tests of the device; `None` where this transport
+    /// has no way to make wrong ones.
+    fn raw(&self) -> Option<&dyn Raw> {
+        None
+    }
 }
 
 /// One write of [`Transport::region_write_many`].
@@ -379,6 +387,23 @@ pub trait DataSession: Send {
     /// # Errors
     /// EINVAL outside PRE_COPY and PRE_COPY_P2P, ENODEV when the session died.
     fn precopy_info(&mut self) -> Result<Option<PrecopyInfo>, TransportError>;
+
+    /// The descriptor of the session, where it has one: the kernel's data descriptor.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// As [`DataSession::precopy_info`], with `argsz` and `flags` as given and nothing of
+    /// the answer touched, for tests of the device. `None` where there is no such call.
+    ///
+    /// # Errors
+    /// As there, and EINVAL for an `argsz` below 24.
+    fn raw_precopy_info(
+        &mut self,
+        _asked: PrecopyInfo,
+    ) -> Result<Option<PrecopyInfo>, TransportError> {
+        Ok(None)
+    }
 }
 
 /// `struct vfio_device_info`.

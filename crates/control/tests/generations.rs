@@ -12,6 +12,7 @@ use fronted::{
 };
 use port::{Bus, Device, Fault, Generation, Opened, Read};
 use proptest::prelude::{any, prop_assert_eq, proptest};
+use states::rfc2018::{ChartLine, RESUME_CHART, RfcState, SAVE_CHART};
 use states::v2::{Capabilities, State};
 use vfio_migrate_control::{AnyDevice, ProbeError, SaveStream, open_any};
 
@@ -118,6 +119,102 @@ fn a_device_without_any_of_it_is_refused_with_the_reason() {
     let error = open_any(transport).unwrap_err();
     assert!(matches!(error, ProbeError::NotMigratable { errno: Errno::ENOTTY, .. }));
     assert!(error.to_string().contains("no migration region"), "{error}");
+}
+
+/// The device states that an rfc2018 device was told since the last time.
+fn told(transport: &Fronted) -> Vec<RfcState> {
+    let written = std::mem::take(&mut transport.inner().written);
+    let states = written.into_iter().filter(|(at, _)| *at == 0);
+    let number = |bytes: Vec<u8>| u32::from_ne_bytes(bytes[..].try_into().unwrap());
+    states.map(|(_, bytes)| RfcState::ALL[number(bytes) as usize]).collect()
+}
+
+/// The device states of the chart's lines with these VM and migration states.
+fn charted(chart: &[ChartLine], lines: &[(&str, &str)]) -> Vec<RfcState> {
+    let states = chart.iter().filter(|line| lines.contains(&(line.0, line.1)));
+    let mut states: Vec<RfcState> = states.map(|line| line.2).collect();
+    states.dedup();
+    states
+}
+
+#[test]
+fn a_vm_takes_its_devices_through_another_chart_than_that_of_document_001() {
+    let kind = rfc2018(DataSection::Split);
+    let set = |device: AnyDevice| DeviceSet::new(vec![Box::new(device)], false).unwrap();
+    let mut buffer = vec![0; 3_000];
+    // How far a save gets, and how it ends there: in full, cancelled, failed.
+    for (last, undo) in [0, 1, 2, 3].into_iter().flat_map(|last| {
+        let fails = (last == 1 || last == 2).then_some(RfcState::Failed);
+        [Some(RfcState::Cancelled), fails].into_iter().flatten().map(move |u| (last, u))
+    }) {
+        let (source, device) = full(kind, 20_000);
+        let contents = source.contents();
+        let (destination, device_there) = empty(kind);
+        let (mut from, mut to) = (set(device), set(device_there));
+        // (RUNNING, _NONE): it is so by itself, and nobody tells it.
+        assert_eq!((told(&source), told(&destination)), (vec![], vec![]));
+        assert_eq!(charted(&SAVE_CHART, &[("RUNNING", "_NONE")]), [RfcState::Running]);
+        to.load().unwrap();
+        let arriving = charted(&RESUME_CHART, &[("RESTORE_VM", "_ACTIVE")]);
+        assert_eq!(told(&destination), arriving[..1]);
+        let mut read = |from: &mut DeviceSet, to: &mut DeviceSet| {
+            from.complete::<SetError>(DeviceId(0), &mut buffer, |bytes, ends| {
+                to.write(DeviceId(0), bytes, ends)
+            })
+        };
+        if last >= 1 {
+            from.setup().unwrap();
+            let lines = [("RUNNING", "_SETUP"), ("RUNNING", "_ACTIVE")];
+            assert_eq!(told(&source), charted(&SAVE_CHART, &lines));
+        }
+        if last >= 2 {
+            read(&mut from, &mut to).unwrap();
+            from.quiesce().unwrap();
+            let stopping = charted(&SAVE_CHART, &[("FINISH_MIGRATE", "_DEVICE")]);
+            assert_eq!(told(&source), stopping[..1]);
+        }
+        if last == 3 {
+            read(&mut from, &mut to).unwrap();
+            from.finish().unwrap();
+            let lines =
+                [("FINISH_MIGRATE", "_COMPLETED"), ("POST_MIGRATE", "_COMPLETED")];
+            assert_eq!(told(&source), charted(&SAVE_CHART, &lines));
+            to.loaded().unwrap();
+            assert_eq!(told(&destination), arriving[1..]);
+            to.start().unwrap();
+            assert_eq!(
+                told(&destination),
+                charted(&RESUME_CHART, &[("RUNNING", "_NONE")])
+            );
+            assert!(destination.contents() == contents);
+        }
+        if undo == RfcState::Failed {
+            source.lie(|seen| match seen.access {
+                Access::Read(_, 33..) => Err(errno(Errno::EIO)),
+                _ => Ok(()),
+            });
+            read(&mut from, &mut to).unwrap_err();
+            source.inner().lie = None;
+        }
+        // The VM goes on here: whatever it was told, the device runs, with all it had.
+        let rollback = from.rollback();
+        assert_eq!((rollback.reset.len(), rollback.lost.len()), (0, 0));
+        match last {
+            0 => assert_eq!(told(&source), []),
+            // A save that is complete has nothing to cancel.
+            3 => assert_eq!(told(&source).last(), Some(&RfcState::Running)),
+            _ => assert_eq!(told(&source), [undo, RfcState::Running]),
+        }
+        assert!(source.contents() == contents);
+        if last < 3 {
+            // And what came so far never runs there.
+            to.discard();
+            assert!(!told(&destination).contains(&RfcState::ResumeCompleted));
+            let mut length = [1; 8];
+            destination.inner().runner.read_region(0, 8, &mut length).unwrap();
+            assert_eq!(length, [0; 8], "it is empty");
+        }
+    }
 }
 
 fn control_region(transport: &Fronted) -> vfio_migrate_control::RegionInfo {

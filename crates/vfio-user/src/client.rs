@@ -29,6 +29,7 @@ mod agreement;
 mod irqs;
 mod line;
 mod memory;
+mod raw;
 mod regions;
 mod session;
 mod transport;
@@ -163,6 +164,8 @@ impl fmt::Debug for ClientOptions {
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// What it is called by whoever has this handle.
+    name: Arc<str>,
 }
 
 struct Inner {
@@ -224,7 +227,15 @@ impl Client {
             sessions: AtomicU64::new(0),
             worker: Some(worker),
         };
-        Ok(Client { inner: Arc::new(inner) })
+        let name = inner.options.name.as_str().into();
+        Ok(Client { inner: Arc::new(inner), name })
+    }
+
+    /// The same device by another name: for who learns only from the device what to call
+    /// it. What this handle and its clones say of it has the new name.
+    #[must_use]
+    pub fn named(self, name: &str) -> Client {
+        Client { name: name.into(), ..self }
     }
 
     /// Whether the server knows our additions to the protocol.

@@ -118,14 +118,15 @@ impl<P: Protocol> Inner<P> {
         self.epoch
     }
 
-    /// Whether the session failed, and the device has to be told so.
+    /// How the session ends, as the device has to be told: one that failed or was given
+    /// up before everything was read is never complete.
     pub(crate) fn ending(&self) -> Ending {
-        let failed = match &self.session {
-            Session::None => false,
-            Session::Saving(saving) => saving.failed.is_some(),
-            Session::Loading(loading) => loading.failed.is_some(),
-        };
-        if failed { Ending::Failed } else { Ending::Complete }
+        match &self.session {
+            Session::Saving(saving) if saving.failed.is_some() => Ending::Failed,
+            Session::Saving(saving) if !saving.complete => Ending::Cancelled,
+            Session::Loading(loading) if loading.failed.is_some() => Ending::Failed,
+            Session::None | Session::Saving(_) | Session::Loading(_) => Ending::Complete,
+        }
     }
 
     /// Why a session of an earlier epoch is no more.

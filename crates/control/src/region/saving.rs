@@ -45,6 +45,8 @@ pub(crate) struct Saving {
     last: Pending,
     /// Whether a read was at an end.
     ended: bool,
+    /// Whether all was read that the stopped device has.
+    pub(crate) complete: bool,
     /// What was pending at first, and how much was taken since, in bytes.
     initial: Option<u64>,
     taken: u64,
@@ -65,6 +67,7 @@ impl Saving {
             next: None,
             last: Pending::default(),
             ended: false,
+            complete: false,
             initial: None,
             taken: 0,
             run: (0, 0),
@@ -167,6 +170,7 @@ impl<P: Protocol> Inner<P> {
         saving.run = (0, 0);
         if now == saving.phase {
             saving.ended |= ended;
+            saving.complete = ended && now == State::StopCopy;
             return Ok(Read::End);
         }
         if now == State::Running {

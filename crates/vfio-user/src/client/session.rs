@@ -48,13 +48,10 @@ impl Session {
     }
 }
 
-impl DataSession for Session {
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, TransportError> {
-        self.check(READ, Direction::Save)?;
-        if into.is_empty() {
-            return Ok(0);
-        }
-        let inner = &self.client.inner;
+impl Client {
+    /// `MIG_DATA_READ`, whatever session there is.
+    pub(super) fn read_data(&self, into: &mut [u8]) -> Result<usize, TransportError> {
+        let inner = &self.inner;
         let wanted = into.len().min(inner.agreed.max_data);
         let fixed = MigData { argsz: (FIXED + wanted) as u32, size: wanted as u32 };
         let request = Request::MigDataRead(fixed);
@@ -66,17 +63,14 @@ impl DataSession for Session {
             Ok(reply) if reply.size as usize <= answer.data => Ok(reply.size as usize),
             _ => {
                 let command = Command::MIG_DATA_READ;
-                Err(self.client.broken(READ, &format!("{command} shorter than its size")))
+                Err(self.broken(READ, &format!("{command} shorter than its size")))
             }
         }
     }
 
-    fn write(&mut self, from: &[u8]) -> Result<usize, TransportError> {
-        self.check(WRITE, Direction::Resume)?;
-        if from.is_empty() {
-            return Err(TransportError::Errno { operation: WRITE, errno: Errno::EINVAL });
-        }
-        let inner = &self.client.inner;
+    /// `MIG_DATA_WRITE`, whatever session there is.
+    pub(super) fn write_data(&self, from: &[u8]) -> Result<usize, TransportError> {
+        let inner = &self.inner;
         let piece = &from[..from.len().min(inner.agreed.max_write)];
         let size = piece.len() as u32;
         let fixed = MigData { argsz: FIXED as u32 + size, size };
@@ -85,6 +79,24 @@ impl DataSession for Session {
         let deadline = inner.options.call_deadline;
         inner.line.call(WRITE, &request, &[], &mut sink, deadline)?;
         Ok(piece.len())
+    }
+}
+
+impl DataSession for Session {
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, TransportError> {
+        self.check(READ, Direction::Save)?;
+        if into.is_empty() {
+            return Ok(0);
+        }
+        self.client.read_data(into)
+    }
+
+    fn write(&mut self, from: &[u8]) -> Result<usize, TransportError> {
+        self.check(WRITE, Direction::Resume)?;
+        if from.is_empty() {
+            return Err(TransportError::Errno { operation: WRITE, errno: Errno::EINVAL });
+        }
+        self.client.write_data(from)
     }
 
     fn precopy_info(&mut self) -> Result<Option<PrecopyInfo>, TransportError> {

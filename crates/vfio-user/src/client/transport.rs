@@ -9,7 +9,7 @@ use abi::v2::{DeviceMigState, DeviceState};
 use abi::vfio_user::DeviceInfo as RawDeviceInfo;
 use control::{
     DataSession, DeviceInfo, Direction, DmaTarget, IrqAction, IrqForm, IrqInfo,
-    MappedArea, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,
+    MappedArea, Raw, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,
     TransportError,
 };
 use dirty::{IovaRange, PageSize};
@@ -93,7 +93,7 @@ impl Client {
 
 impl Transport for Client {
     fn name(&self) -> &str {
-        &self.inner.options.name
+        &self.name
     }
 
     fn device_info(&self) -> Result<DeviceInfo, TransportError> {
@@ -320,5 +320,9 @@ impl Transport for Client {
         self.end_session();
         answer?;
         self.dma_is_over(OPERATION)
+    }
+
+    fn raw(&self) -> Option<&dyn Raw> {
+        Some(self)
     }
 }
