@@ -44,6 +44,7 @@ pub fn contract(make: impl FnMut() -> Box<dyn Migratable>) -> Result<Report, Vio
 pub struct Contract<'a> {
     make: Make<'a>,
     exercise: Exercise<'a>,
+    checksum: bool,
 }
 
 type Make<'a> = Box<dyn FnMut() -> Box<dyn Migratable> + 'a>;
@@ -82,7 +83,16 @@ impl<'a> Contract<'a> {
 
     /// Checks for models that `make` builds, each as fresh and alike as the other.
     pub fn new(make: impl FnMut() -> Box<dyn Migratable> + 'a) -> Contract<'a> {
-        Contract { make: Box::new(make), exercise: Box::new(|_, _| {}) }
+        Contract { make: Box::new(make), exercise: Box::new(|_, _| {}), checksum: true }
+    }
+
+    /// For a model whose stream has no checksum of its own, since its format is another's:
+    /// it cannot refuse every flipped bit. What it then accepts has to be what it holds,
+    /// and is saved again byte for byte. What comes in a migration or from a file is
+    /// protected by their checksums.
+    #[must_use]
+    pub fn without_checksum(self) -> Contract<'a> {
+        Contract { checksum: false, ..self }
     }
 
     /// Before it is saved, and between reads in pre-copy, each device is put to work by
@@ -241,7 +251,8 @@ impl<'a> Contract<'a> {
     }
 
     /// Rule 21: what is not a whole state of this model is refused, at the latest when
-    /// RESUMING ends, and a refusal is not forgotten.
+    /// RESUMING ends, and a refusal is not forgotten. Without a checksum a flipped bit
+    /// may make another state, and a whole one.
     fn refusals(&mut self, stream: &Stream) -> Checked {
         let data = &stream.data;
         let len = data.len();
@@ -252,11 +263,12 @@ impl<'a> Contract<'a> {
             for bit in [0, 7] {
                 let mut broken = data.clone();
                 broken[at] ^= 1 << bit;
-                self.refused(
-                    "corrupt state",
-                    &broken,
-                    &format!("bit {bit} of byte {at}"),
-                )?;
+                let what = format!("bit {bit} of byte {at}");
+                if self.checksum {
+                    self.refused("corrupt state", &broken, &what)?;
+                } else {
+                    self.taken_for_what_it_is("corrupt state", &broken, &what)?;
+                }
             }
         }
         let mut longer = data.clone();
@@ -285,6 +297,29 @@ impl<'a> Contract<'a> {
         bench.runner.reset();
         bench.expect(bench.runner.state() == State::Running, || {
             format!("{what}: no reset")
+        })?;
+        bench.quiet()
+    }
+
+    /// A state that is refused, or else is the device's from then on.
+    fn taken_for_what_it_is(
+        &mut self,
+        check: &'static str,
+        data: &[u8],
+        what: &str,
+    ) -> Checked {
+        let mut bench = self.untouched(check)?;
+        let session = bench.open_resume()?;
+        let taken = bench.runner.write_data(session, data);
+        if taken.is_err() || bench.set_state(State::Stop).is_err() {
+            return self.refused(check, data, what);
+        }
+        let again = bench.saved(check, State::StopCopy, 1 << 16)?;
+        bench.expect(again == data, || {
+            format!(
+                "{what}: accepted, and saved as another stream, from byte {} on",
+                first_difference(&again, data)
+            )
         })?;
         bench.quiet()
     }

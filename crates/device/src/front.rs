@@ -425,6 +425,23 @@ impl Front {
     }
 }
 
+/// What a write of the state means by the `rules` of its generation; nothing is judged
+/// while an earlier one is being carried out.
+fn asked<Meaning, Refusal: fmt::Display>(
+    data: &[u8],
+    busy: bool,
+    rules: impl FnOnce(u32) -> Result<Meaning, Refusal>,
+) -> Result<Meaning, Errno> {
+    let number = u32::from_ne_bytes(data.try_into().map_err(|_| Errno::EINVAL)?);
+    if busy {
+        return Err(Errno::EBUSY);
+    }
+    rules(number).map_err(|refusal| {
+        tracing::debug!(%refusal, "device_state refused");
+        Errno::EINVAL
+    })
+}
+
 /// The eight bytes of a register.
 fn word(data: &[u8]) -> Result<u64, Errno> {
     Ok(u64::from_ne_bytes(data.try_into().map_err(|_| Errno::EINVAL)?))

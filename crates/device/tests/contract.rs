@@ -214,3 +214,27 @@ fn a_broken_model_is_found_whatever_is_broken() {
         assert!(violation.check.starts_with(found), "{fault:?}: {violation}");
     }
 }
+
+#[test]
+fn without_a_checksum_a_model_may_forget_what_it_accepted() {
+    let check = |fault| {
+        Contract::new(move || Box::new(Cell::new(fault)))
+            .without_checksum()
+            .exercise(|runner, _| {
+                let _ = runner.write_region(0, 0, &[0x5a; 8]);
+            })
+            .check()
+    };
+    // One that refuses more than it has to is as good.
+    check(Fault::None).unwrap();
+    // It takes a complement that is not one, and saves the right one.
+    let violation = check(Fault::AcceptsCorrupt).unwrap_err();
+    assert_eq!(violation.check, "corrupt state", "{violation}");
+    assert!(violation.what.contains("saved as another stream"), "{violation}");
+    for (fault, found) in
+        [(Fault::AcceptsTruncated, "truncated"), (Fault::AcceptsMore, "overlong")]
+    {
+        let violation = check(fault).unwrap_err();
+        assert!(violation.check.starts_with(found), "{fault:?}: {violation}");
+    }
+}

@@ -1,7 +1,7 @@
 //! The registers of document 001: 76 packed bytes, read and written by field or by whole
 //! sub-structure.
 
-use super::{Reach, word};
+use super::{Reach, asked, word};
 use crate::{PAGE_SMALLEST, Runner};
 use abi::errno::Errno;
 use abi::rfc2018::{DataSection, DirtyPfns, FlowState, PendingBytes, RfcField};
@@ -162,20 +162,12 @@ impl RfcFront {
     ) -> Result<Option<Act>, Errno> {
         match RfcField::find(offset, data.len()).ok_or(Errno::EINVAL)? {
             RfcField::DeviceState => {
-                let step =
-                    u32::from_ne_bytes(data.try_into().map_err(|_| Errno::EINVAL)?);
-                if busy {
-                    return Err(Errno::EBUSY);
-                }
                 if reach.runner.state() == State::Error {
                     return Err(Errno::EIO);
                 }
                 let model = reach.runner.description().capabilities;
                 let stepped =
-                    front(model, self.step, FlowState(step)).map_err(|refusal| {
-                        tracing::debug!(%refusal, "device_state refused");
-                        Errno::EINVAL
-                    })?;
+                    asked(data, busy, |step| front(model, self.step, FlowState(step)))?;
                 self.then = stepped.then;
                 return Ok(Some(stepped.act));
             }

@@ -1,6 +1,6 @@
 //! The registers of document 000: 32 bytes, each at its width and alignment.
 
-use super::{Reach, word};
+use super::{Reach, asked, word};
 use abi::errno::Errno;
 use abi::v1::{StateBits, V1Field};
 use states::rfc2018::Act;
@@ -94,16 +94,9 @@ impl V1Front {
     ) -> Result<Option<Act>, Errno> {
         match V1Field::find(offset, data.len()).ok_or(Errno::EINVAL)? {
             V1Field::DeviceState => {
-                let bits =
-                    u32::from_ne_bytes(data.try_into().map_err(|_| Errno::EINVAL)?);
-                let written = StateBits::from_bits_retain(bits);
-                if busy {
-                    return Err(Errno::EBUSY);
-                }
                 let model = reach.runner.description().capabilities;
-                let written = front(model, self.bits(), written).map_err(|refusal| {
-                    tracing::debug!(%refusal, "device_state refused");
-                    Errno::EINVAL
+                let written = asked(data, busy, |bits| {
+                    front(model, self.bits(), StateBits::from_bits_retain(bits))
                 })?;
                 self.then = written.then;
                 Ok(Some(written.enter.map_or(Act::Nothing, Act::Enter)))

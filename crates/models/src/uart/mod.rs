@@ -64,6 +64,12 @@ pub const CONFIG: u32 = region_index::CONFIG;
 pub const BAR_BYTES: u64 = 8;
 /// The most ports.
 pub const PORTS_MAX: u32 = 2;
+/// Bytes of the FIFO of each port.
+pub const FIFO_BYTES: u64 = port::FIFO as u64;
+/// Where the FIFO of port one is in the saved state, in bytes: a ring, in which the byte
+/// that was sent as number `n` since the FIFO was last cleared is at `n` modulo
+/// [`FIFO_BYTES`].
+pub const FIFO_SAVED_AT: u64 = stream::FIFO_AT as u64;
 /// The version of the data that it saves: the major version of mtty's.
 pub const DATA_VERSION: u32 = 1;
 
@@ -272,8 +278,15 @@ impl Migratable for Uart {
             };
             count("waiting", port.fifo.count.into());
             count("fifo", crc32c(&port.fifo.waiting()).into());
+            count("divisor", port.divisor.into());
+            count("lcr", port.lcr.into());
+            count("mcr", port.mcr.into());
+            count("scr", port.scr.into());
+            count("ier", port.ier.into());
             count("state", crc32c(&stream::encode(port)).into());
         }
+        let waits = self.ports.iter().any(|port| port.waiting() != 0);
+        digest.counters.push(("irq_waits_0".to_owned(), waits.into()));
         Some(digest)
     }
 }

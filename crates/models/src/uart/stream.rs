@@ -37,7 +37,10 @@ const MINOR: u32 = 0;
 
 const HEADER: usize = 24;
 const PORT: usize = 36;
+/// Where the FIFO of port one begins, from the start of the state.
+pub(super) const FIFO_AT: usize = HEADER + RING;
 
+const RING: usize = 8;
 const HEAD: usize = 24;
 const TAIL: usize = 25;
 const COUNT: usize = 26;
@@ -236,7 +239,7 @@ pub(super) fn encode(port: &Port) -> [u8; PORT] {
     out[MCR] = port.mcr;
     out[SEEN] = port.seen_lines();
     out[SCR] = port.scr;
-    out[8..8 + FIFO].copy_from_slice(&port.fifo.bytes);
+    out[RING..RING + FIFO].copy_from_slice(&port.fifo.bytes);
     out[HEAD] = port.fifo.head();
     out[TAIL] = port.fifo.tail;
     out[COUNT] = port.fifo.count;
@@ -263,7 +266,7 @@ fn decode(bytes: &[u8; PORT], port: usize) -> Result<Port, StateError> {
     check(bytes[TAIL] < FIFO as u8, "a FIFO tail at", TAIL)?;
     check(bytes[COUNT] <= FIFO as u8, "a FIFO count of", COUNT)?;
     let fifo = Fifo {
-        bytes: std::array::from_fn(|n| bytes[8 + n]),
+        bytes: std::array::from_fn(|n| bytes[RING + n]),
         tail: bytes[TAIL],
         count: bytes[COUNT],
         room: bytes[ROOM],

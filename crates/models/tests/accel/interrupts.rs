@@ -1,4 +1,4 @@
-//! Interrupts of a guest that listens to the line, and not to MSI-X.
+//! Interrupts of a guest that listens to the line, and of one that listens to MSI-X.
 
 use device::Runner;
 use states::v2::State;
@@ -28,6 +28,25 @@ fn interrupt(rig: &mut Rig, vector: u64) {
     }
     rig.turns(2);
     assert_eq!(read(&mut rig.runner, reg::COMMAND_STATUS), reg::DONE);
+}
+
+/// Stops a device; all that it saves.
+fn saved(rig: &mut Rig) -> Vec<u8> {
+    let session = rig.set(State::StopCopy).unwrap();
+    let mut data = vec![0; 1 << 20];
+    let mut len = 0;
+    while let more @ 1.. = rig.runner.read_data(session, &mut data[len..]).unwrap() {
+        len += more;
+    }
+    data.truncate(len);
+    data
+}
+
+/// Loads a device, which is then stopped.
+fn loaded(rig: &mut Rig, data: &[u8]) {
+    let session = rig.set(State::Resuming).unwrap();
+    rig.runner.write_data(session, data).unwrap();
+    rig.set(State::Stop);
 }
 
 /// A device whose client listens to the line, and not to MSI-X.
@@ -104,16 +123,9 @@ fn an_interrupt_that_waited_is_lost_on_the_way() {
     let (mut rig, line) = with_line(Parameters::default());
     interrupt(&mut rig, 6);
     assert_eq!(line.0.load(Ordering::Relaxed), 1);
-    let session = rig.set(State::StopCopy).unwrap();
-    let mut data = vec![0; 1 << 20];
-    let mut len = 0;
-    while let more @ 1.. = rig.runner.read_data(session, &mut data[len..]).unwrap() {
-        len += more;
-    }
+    let data = saved(&mut rig);
     let (mut other, line) = with_line(Parameters::default());
-    let session = other.set(State::Resuming).unwrap();
-    other.runner.write_data(session, &data[..len]).unwrap();
-    other.set(State::Stop);
+    loaded(&mut other, &data);
     assert_eq!(line.0.load(Ordering::Relaxed), 0);
     assert_eq!(rig.runner.digest(), other.runner.digest());
     other.set(State::Running);
@@ -146,5 +158,29 @@ fn error_02_msix_is_not_tested() {
         rig.runner.bind(2, vector as u32, Some(Box::new(again))).unwrap();
         interrupt(&mut rig, vector as u64);
         assert_eq!(fired(&rig)[vector], before[vector] + 1);
+    }
+    // And where it arrives: the VMM there listens to what the guest has not masked.
+    let data = saved(&mut rig);
+    let mut other = Rig::new(Parameters::default());
+    let masked = |vector: usize| vector % 3 == 1;
+    for vector in (0..other.irqs.len()).filter(|vector| masked(*vector)) {
+        other.runner.bind(2, vector as u32, None).unwrap();
+    }
+    loaded(&mut other, &data);
+    other.set(State::Running);
+    let heard = |rig: &Rig, vector: usize| rig.irqs[vector].0.load(Ordering::Relaxed);
+    for vector in 0..other.irqs.len() {
+        let before = fired(&other);
+        interrupt(&mut other, vector as u64);
+        for (listens, before) in before.into_iter().enumerate() {
+            let one = listens == vector && !masked(vector);
+            assert_eq!(heard(&other, listens) - before, u64::from(one), "{vector}");
+        }
+        if masked(vector) {
+            let again = other.irqs[vector].clone();
+            other.runner.bind(2, vector as u32, Some(Box::new(again))).unwrap();
+            interrupt(&mut other, vector as u64);
+            assert_eq!(heard(&other, vector), 1, "{vector}: unmasked");
+        }
     }
 }
