@@ -400,6 +400,7 @@ pub(crate) mod tests {
                 save: Duration::from_millis(2),
                 load: Duration::from_millis(3),
                 start: Duration::from_millis(4),
+                validated_at_start: false,
             }],
         }
     }

@@ -15,9 +15,11 @@
 //! Bulk bytes go from a device or from memory to a lane, and never through an event.
 //!
 //! Devices without a guest need none of that to be kept in a file: [`save`] and
-//! [`restore`] drive them one after the other on the caller's thread.
+//! [`restore`] drive them one after the other on the caller's thread. A whole guest goes
+//! to a file and back as between two hosts: [`Recording`], [`Playing`].
 
 mod control;
+mod copy;
 mod device;
 mod dialling;
 mod file;
@@ -38,10 +40,13 @@ mod vmm;
 mod watch;
 mod worker;
 
+pub use copy::{
+    Extent, GuestFile, Played, Playing, RecordOptions, Recorded, Recording, verify_guest,
+};
 pub use file::{
     FileCause, FileContents, FileDevice, FileError, Leave, RestoreOptions, RestoreReport,
     Restored, SaveOptions, SaveReport, Saved, all_stopped, restore, save, save_blockers,
-    verify,
+    saved_sides, verify,
 };
 pub use handle::{SinkHandle, SourceHandle};
 pub use receive::Incoming;

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! Until [`source`] enters its `commit`, every way out leads back to a running source.
-//! After it, only a recorded RETURNED does; anything else is *in doubt*.
+//! After it, only a recorded RETURNED does; anything else is *in doubt*. A source that
+//! keeps its guest ([`Finish::Keep`]) turns back at PREPARED, the way of every failure.
 
 mod budget;
 pub mod compat;
@@ -30,5 +31,5 @@ pub mod source;
 
 pub use budget::{Budget, Estimate};
 pub use error::{Cause, Error, Recovery};
-pub use options::{OnTimeout, Options};
+pub use options::{Finish, OnTimeout, Options};
 pub use report::{DeviceReport, Ledger, Outcome, PhaseTime, Report};

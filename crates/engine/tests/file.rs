@@ -523,3 +523,15 @@ fn a_transaction_is_torn_apart() {
     there.restore(file, &start(true)).result.expect("restored");
     assert_eq!(there.contents(), [contents(3, 3_000_000)]);
 }
+
+#[test]
+fn a_restored_device_that_is_validated_at_its_start_is_said_to_be() {
+    let file = file_of(&[ALL, ALL], 10_000);
+    let mut there = Set::of(&[ALL, ALL], |side, name, set, n| {
+        let device = FakeDevice::blank(side, name, set, 10_000);
+        if n == 1 { device.validated_late() } else { device }
+    });
+    let report = there.restore(file, &start(false)).result.expect("restored");
+    let late = report.devices.iter().map(|device| device.validated_at_start);
+    assert_eq!(late.collect::<Vec<_>>(), [false, true]);
+}

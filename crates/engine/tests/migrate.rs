@@ -5,7 +5,7 @@ mod rig;
 use port::{ConfigStage, Phase};
 use rig::{Rig, Wires, assert_moved, laws, migrate};
 use states::v2::{Capabilities, State};
-use testkit::Side;
+use testkit::{FakeDevice, FakeVcpus, Side};
 use vfio_migrate_engine::migration::{Outcome, sink::Ending};
 
 fn both(capabilities: &[Capabilities]) -> (Rig, Rig) {
@@ -92,12 +92,12 @@ fn stopped_devices_without_a_guest_are_started_by_their_move() {
     let (near, far) = Side::pair();
     let fakes = set.iter().enumerate().map(|(n, set)| {
         let bytes = rig::contents(n);
-        let mut fake = testkit::FakeDevice::new(&near, &format!("dev{n}"), *set, bytes);
+        let mut fake = FakeDevice::new(&near, &format!("dev{n}"), *set, bytes);
         port::Device::set_state(&mut fake, State::Stop).expect("a legal arc");
         fake
     });
     let fakes = fakes.collect();
-    let mut source = Rig::devices_only(&near, fakes, testkit::FakeVcpus::paused(&near));
+    let mut source = Rig::devices_only(&near, fakes, FakeVcpus::paused(&near));
     let mut destination = Rig::devices_waiting(&far, &set);
     let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
     went.sent.result.as_ref().expect("completed");
@@ -107,4 +107,18 @@ fn stopped_devices_without_a_guest_are_started_by_their_move() {
         assert_eq!(device.state(), State::Stop);
     }
     assert_eq!(went.sent.report.downtime, None);
+}
+
+#[test]
+fn a_device_that_is_validated_at_its_start_is_named_in_the_report() {
+    let (near, far) = Side::pair();
+    let set = Capabilities::ALL;
+    let mut source = Rig::source(&near, &[set, set]);
+    let blank = |n| FakeDevice::blank(&far, &format!("dev{n}"), set, rig::CONTENTS);
+    let devices = vec![blank(0), blank(1).validated_late()];
+    let mut destination = Rig::new(&far, devices, FakeVcpus::paused(&far));
+    let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+    went.sent.result.as_ref().expect("completed");
+    let late = went.sent.report.devices.iter().map(|device| device.validated_at_start);
+    assert_eq!(late.collect::<Vec<_>>(), [false, true]);
 }

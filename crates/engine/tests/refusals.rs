@@ -598,3 +598,40 @@ fn a_crowd_on_the_data_port_keeps_the_source_out() {
     assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
     went.sent.result.expect("the source gets in all the same");
 }
+
+#[test]
+fn a_transaction_that_the_destination_has_no_room_for_is_found_before_the_stop() {
+    for (gives, takes, refused) in
+        [(8193, Some(8192), true), (8192, Some(8192), false), (8193, None, false)]
+    {
+        let (near, far) = sides();
+        let gives =
+            device(&near, ALL).with_transactions().with_longest_transaction(gives);
+        let mut source = Rig::used(&near, vec![gives]);
+        let into = blank(&far, ALL).with_transactions();
+        let into = match takes {
+            Some(takes) => into.with_longest_transaction(takes),
+            None => into,
+        };
+        let mut destination = waiting(&far, vec![into]);
+        let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+        assert_eq!(laws::broken(&source, &destination, &went, None), [""; 0]);
+        if !refused {
+            went.sent.result.expect("it fits");
+            continue;
+        }
+        let error = went.sent.result.as_ref().expect_err("too long");
+        assert_eq!(error.recovery(), Recovery::Retry, "{error}");
+        assert_eq!(went.sent.report.outcome, Outcome::Refused, "{error}");
+        let text = error.to_string();
+        for named in ["dev0", "8193", "8192", "data section"] {
+            assert!(text.contains(named), "{named} is not in {text:?}");
+        }
+        let entries = source.side.journal().entries();
+        assert!(!entries.iter().any(|e| e.contains(" to PRE_COPY")), "{entries:?}");
+        assert!(!entries.iter().any(|e| e.contains("log: start")), "{entries:?}");
+        assert_eq!(source.devices[0].state(), State::Running);
+        // What was opened over there is closed again, and empty.
+        assert!(!destination.devices[0].holds_guest());
+    }
+}

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -128,6 +129,9 @@ fn connect_unix(path: &Path, deadline: Duration) -> io::Result<Connection> {
 /// When the place is taken, not this host's, or not permitted.
 pub fn listen(at: &Uri) -> Result<Listener, LinkError> {
     let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse if in_the_way(at) => {
+            LinkError::InTheWay { at: at.clone() }
+        }
         io::ErrorKind::AddrInUse => LinkError::Taken { at: at.clone(), source },
         _ => LinkError::Listen { at: at.clone(), source },
     };
@@ -147,6 +151,17 @@ pub fn listen(at: &Uri) -> Result<Listener, LinkError> {
         }
     };
     Ok(Listener { socket: Arc::new(socket), local })
+}
+
+/// Whether something is at a place of a socket that is none: nobody listens there, and
+/// nothing replaces it.
+fn in_the_way(at: &Uri) -> bool {
+    match at.kind() {
+        Kind::Unix(path) => {
+            path.symlink_metadata().is_ok_and(|found| !found.file_type().is_socket())
+        }
+        Kind::Tcp { .. } => false,
+    }
 }
 
 /// A place where migrations come in. It goes on after any connection, good or bad.
@@ -276,7 +291,15 @@ pub enum LinkError {
         #[source]
         source: io::Error,
     },
-    /// Somebody listens there already, or a file that is no socket is in the way.
+    /// Something that is no socket is at the place of one.
+    #[error(
+        "cannot listen at {at}: what is there is no socket; remove it, or name another place"
+    )]
+    InTheWay {
+        /// The place.
+        at: Uri,
+    },
+    /// Somebody listens there already.
     #[error(
         "cannot listen at {at}: it is taken; end whoever listens there, or name another \
          place"

@@ -264,7 +264,7 @@ fn a_socket_that_a_dead_process_left_bars_nobody() {
     drop(listener);
     assert!(!path.exists());
     std::fs::write(&path, b"precious").unwrap();
-    assert!(matches!(listen(&place), Err(LinkError::Taken { .. })));
+    assert!(matches!(listen(&place), Err(LinkError::InTheWay { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
 

@@ -23,6 +23,7 @@ pub use stored::{StoredFile, open, open_unless};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 /// The name that stands for standard input and output.
@@ -126,6 +127,9 @@ fn shown(path: &Path) -> String {
 }
 
 fn remedy(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) {
+        return " (a socket, and no file: name what `save` wrote)";
+    }
     match error.kind() {
         io::ErrorKind::StorageFull
         | io::ErrorKind::QuotaExceeded

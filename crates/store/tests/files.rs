@@ -422,3 +422,19 @@ fn whoever_comes_late_to_a_named_pipe_misses_something() {
         assert!(matches!(file.receive(&mut [0]), Err(ChannelError::Closed)));
     });
 }
+
+#[test]
+fn a_link_to_nowhere_or_a_socket_is_refused_without_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("a.vfm");
+    symlink("missing/b.vfm", &link).unwrap();
+    for replace in [false, true] {
+        let error = text(&SavedFile::create(&link, replace).unwrap_err());
+        assert!(error.contains("a link that leads nowhere: remove it"), "{error}");
+    }
+    assert_eq!(names(folder.path()), ["a.vfm"]);
+    let socket = folder.path().join("a.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let error = text(&open(&socket).unwrap_err());
+    assert!(error.contains("a.sock (a socket, and no file: name what"), "{error}");
+}

@@ -44,6 +44,8 @@ struct Inner {
     estimate: Option<Option<u64>>,
     no_precopy_info: bool,
     transactions: bool,
+    longest: Option<u64>,
+    validated_at_start: bool,
     changes_a_read: usize,
     reads: usize,
     log: Option<SourceHandle>,
@@ -103,6 +105,8 @@ impl FakeDevice {
                 estimate: None,
                 no_precopy_info: false,
                 transactions: false,
+                longest: None,
+                validated_at_start: false,
                 changes_a_read: 0,
                 reads: 0,
                 log: None,
@@ -149,6 +153,20 @@ impl FakeDevice {
     #[must_use]
     pub fn with_transactions(self) -> FakeDevice {
         locked(&self.inner).transactions = true;
+        self
+    }
+
+    /// The same device, which says that its longest transaction has so many bytes.
+    #[must_use]
+    pub fn with_longest_transaction(self, bytes: u64) -> FakeDevice {
+        locked(&self.inner).longest = Some(bytes);
+        self
+    }
+
+    /// The same device, which says that what it loads is validated only when it starts.
+    #[must_use]
+    pub fn validated_late(self) -> FakeDevice {
+        locked(&self.inner).validated_at_start = true;
         self
     }
 
@@ -493,6 +511,14 @@ impl Device for FakeDevice {
             Some(saving) => saving.rest(&inner.contents),
             None => Saving::new(&inner.contents).rest(&inner.contents),
         }))
+    }
+
+    fn longest_transaction(&self) -> Option<u64> {
+        locked(&self.inner).longest
+    }
+
+    fn validated_at_start(&self) -> bool {
+        locked(&self.inner).validated_at_start
     }
 
     fn reset(&mut self) -> Result<(), DeviceError> {

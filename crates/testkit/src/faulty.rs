@@ -268,6 +268,14 @@ impl<T: Device + ?Sized> Device for Faulty<T> {
         self.around("stop copy bytes", device, T::stop_copy_bytes)
     }
 
+    fn longest_transaction(&self) -> Option<u64> {
+        self.inner.longest_transaction()
+    }
+
+    fn validated_at_start(&self) -> bool {
+        self.inner.validated_at_start()
+    }
+
     fn reset(&mut self) -> Result<(), DeviceError> {
         self.breaker.found(&self.label);
         self.around("reset", device, T::reset)

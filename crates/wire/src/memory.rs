@@ -464,6 +464,12 @@ impl<'a> MemoryRuns<'a> {
         self.runs
     }
 
+    /// The size of the pages that the runs count.
+    #[must_use]
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
     /// The bytes of all data runs, one after the other.
     #[must_use]
     pub fn data(&self) -> &'a [u8] {

@@ -56,9 +56,10 @@
 //! # Ok::<(), wire::FrameError>(())
 //! ```
 
+mod pages;
 mod story;
 
-pub use story::{Contradiction, DeviceStory, SectionStory, SoFar};
+pub use story::{Contradiction, DeviceStory, SectionStory, SoFar, Story};
 
 use std::mem;
 
@@ -66,7 +67,6 @@ use crate::decode::{Decoder, Frame};
 use crate::frame::{FrameError, FrameType, Header};
 use crate::memory::RunKind;
 use crate::preamble::{MAGIC, PageSize, Preamble, PreambleError, Role};
-use story::Story;
 
 /// The walk over one direction of one connection, or over one file.
 #[derive(Debug)]

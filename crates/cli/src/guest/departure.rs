@@ -204,6 +204,7 @@ fn devices(machine: &Machine) -> Vec<DeviceReport> {
         save: Duration::ZERO,
         load: Duration::ZERO,
         start: Duration::ZERO,
+        validated_at_start: false,
     };
     machine.devices.iter().map(report).collect()
 }

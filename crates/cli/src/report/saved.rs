@@ -166,6 +166,7 @@ mod tests {
                 bytes: 32 << 20,
                 crc: 0xbeef,
                 took: Duration::from_millis(40),
+                validated_at_start: false,
             }],
             bytes: 33 << 20,
             frames: 37,

@@ -65,6 +65,25 @@ pub(super) struct Measured {
     pub(super) stop: AtomicU64,
     /// Nanoseconds for the stop-copy data.
     pub(super) save: AtomicU64,
+    /// What the device says of its transactions and its validation, heard after each
+    /// transition: it may know that only once a session is open.
+    pub(super) says: Mutex<Says>,
+}
+
+/// What a device says of how it takes its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Says {
+    /// See [`Device::longest_transaction`].
+    pub(super) longest: Option<u64>,
+    /// See [`Device::validated_at_start`].
+    pub(super) validated_at_start: bool,
+}
+
+impl Measured {
+    /// What the device said last.
+    pub(super) fn says(&self) -> Says {
+        *self.says.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The resume session of a device, written to by a data connection's thread.
@@ -197,6 +216,10 @@ impl Driven {
             }
             Opened::None => {}
         }
+        *self.measured.says.lock().unwrap_or_else(PoisonError::into_inner) = Says {
+            longest: self.device.longest_transaction(),
+            validated_at_start: self.device.validated_at_start(),
+        };
         Answer::Set(devices::Event::Moved(self.id, target), moved.took)
     }
 

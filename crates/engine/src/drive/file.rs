@@ -17,7 +17,7 @@
 //! and [`verify`] compares all of them without touching a device.
 
 mod load;
-mod read;
+pub(super) mod read;
 mod write;
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use thiserror::Error;
 use wire::message::MAX_DEVICES;
 
 pub use load::{RestoreOptions, RestoreReport, Restored, restore};
-pub use read::verify;
+pub use read::{saved_sides, verify};
 pub use write::{Leave, SaveOptions, SaveReport, Saved, save, save_blockers};
 
 use super::tracker::chain;
@@ -38,7 +38,7 @@ use crate::devices::{DeviceId, Rollback, check_p2p};
 use crate::migration::Recovery;
 
 /// How long one read or write of a file, or one wait for a pipe, may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How much of a device's data is read at a time, and goes into one frame.
 const CHUNK: usize = 1 << 20;
@@ -56,6 +56,9 @@ pub struct FileDevice {
     pub crc: u32,
     /// How long it took to read or write them; zero where only the file was read.
     pub took: Duration,
+    /// After a restore: whether what it loaded is validated only when it starts, since
+    /// it has no state between RESUMING and RUNNING.
+    pub validated_at_start: bool,
 }
 
 /// What a saved file holds.
@@ -130,7 +133,7 @@ impl FileError {
         self.kept
     }
 
-    fn untouched(cause: FileCause) -> FileError {
+    pub(super) fn untouched(cause: FileCause) -> FileError {
         let recovery = Recovery::Retry;
         FileError { cause, recovery, devices: vec![], kept: false, restoring: false }
     }
@@ -156,7 +159,7 @@ impl FileError {
 }
 
 impl FileCause {
-    fn channel(error: &ChannelError) -> FileCause {
+    pub(super) fn channel(error: &ChannelError) -> FileCause {
         FileCause::File(match error {
             ChannelError::Cancelled => return FileCause::Cancelled,
             ChannelError::Io(source) => chain(source),

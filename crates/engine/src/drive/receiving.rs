@@ -17,7 +17,7 @@ use wire::message::{
 use wire::preamble::{Preamble, Token};
 
 use super::control::Speaker;
-use super::device::{Answer as DeviceAnswer, Command as DeviceCommand};
+use super::device::{Answer as DeviceAnswer, Command as DeviceCommand, Says};
 use super::heard::{Backlog, FromSink as Heard};
 use super::receiver::Arrived;
 use super::spread::{Spread, members};
@@ -326,7 +326,12 @@ impl Receiving {
         self.loaded.taken = arrived
             .devices
             .iter()
-            .map(|t| LoadedDevice { bytes: t.bytes, crc: t.crc.value(), load_us: 0 })
+            .map(|t| LoadedDevice {
+                bytes: t.bytes,
+                crc: t.crc.value(),
+                load_us: 0,
+                validated_at_start: false,
+            })
             .collect();
         Some(Event::AllReceived { paused: state == RunState::Paused })
     }
@@ -351,11 +356,15 @@ impl Receiving {
                 let _ = self.wired.speaker.say(&Message::Refuse(refuse));
             }
             Action::SayAccept => {
-                let devices = self.times.len();
+                // They are in RESUMING: what they say of their sessions is exact.
+                let devices = self.says().map(|says| AcceptedDevice {
+                    validated_at_start: says.validated_at_start,
+                    max_transaction: says.longest,
+                });
                 return self.say(&Message::Accept(wire::message::Accept {
                     store: compat::store_id(&*self.wired.store),
                     token: self.wired.token,
-                    devices: vec![AcceptedDevice::default(); devices],
+                    devices: devices.collect(),
                     prepare_us: Some(micros(self.slowest)),
                 }));
             }
@@ -390,10 +399,11 @@ impl Receiving {
                 );
             }
             Action::SayPrepared(verify) => {
-                let devices = self.loaded.taken.iter().zip(&self.times);
+                let devices = self.loaded.taken.iter().zip(&self.times).zip(self.says());
                 let devices = devices
-                    .map(|(taken, times)| LoadedDevice {
+                    .map(|((taken, times), says)| LoadedDevice {
                         load_us: micros(times.load),
+                        validated_at_start: says.validated_at_start,
                         ..*taken
                     })
                     .collect();
@@ -558,6 +568,12 @@ impl Receiving {
         if let Some(machine) = &self.spread {
             machine.devices[id.0].tell(command);
         }
+    }
+
+    /// What the devices say of how they take their data.
+    fn says(&self) -> impl Iterator<Item = Says> + '_ {
+        let measured = self.spread.iter().flat_map(|spread| &spread.measured);
+        measured.map(|measured| measured.says())
     }
 
     fn tell_vmm(&self, command: VmmCommand) {

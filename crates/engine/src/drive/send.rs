@@ -44,7 +44,9 @@ pub struct Sent {
     pub store: Box<dyn DecisionStore>,
     /// What happened.
     pub report: Report,
-    /// Whether the guest is the destination's and runs (or is paused) there.
+    /// Whether the guest is the destination's and runs (or is paused) there; with
+    /// [`Finish::Keep`](crate::migration::Finish::Keep), whether the other side was
+    /// prepared and the guest is here as it is to be.
     pub result: Result<(), Error>,
     /// The operator asked for a pause, and the migration ended before its stop: the
     /// guest runs on here, and the VMM should pause it.
@@ -212,6 +214,9 @@ impl Outgoing {
         let wired = Wired {
             hello: compat::hello(&machine, &options, store.id()),
             devices: device_reports(&machine),
+            transactions: (machine.devices.iter())
+                .map(|slot| slot.device.longest_transaction())
+                .collect(),
             paused: machine.vcpus.paused(),
             members,
             preamble,
@@ -256,6 +261,7 @@ fn device_reports(machine: &Machine) -> Vec<DeviceReport> {
         save: Duration::ZERO,
         load: Duration::ZERO,
         start: Duration::ZERO,
+        validated_at_start: false,
     };
     machine.devices.iter().map(one).collect()
 }

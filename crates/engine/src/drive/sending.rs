@@ -29,12 +29,14 @@ use super::worker::Worker;
 use crate::devices::{self, DeviceId, Member};
 use crate::machine::Machine;
 use crate::migration::source::{Action, Ending, Event, Source};
-use crate::migration::{Cause, DeviceReport, Error, Options, Outcome, Report};
+use crate::migration::{Cause, DeviceReport, Error, Options, Outcome, Report, compat};
 
 /// An outgoing migration whose preamble was said.
 pub(super) struct Wired {
     pub(super) hello: Hello,
     pub(super) devices: Vec<DeviceReport>,
+    /// The longest transaction that each device may give.
+    pub(super) transactions: Vec<Option<u64>>,
     pub(super) paused: bool,
     pub(super) members: Vec<Member>,
     pub(super) preamble: Preamble,
@@ -157,7 +159,7 @@ impl Sending {
         let names =
             |ids: &[DeviceId]| ids.iter().map(|id| devices[id.0].name.clone()).collect();
         let (outcome, result) = match ending {
-            Ending::Completed => (Outcome::Completed, Ok(())),
+            Ending::Completed | Ending::Kept => (Outcome::Completed, Ok(())),
             Ending::Failed { cause, recovery, devices } => {
                 let devices = names(&devices);
                 let outcome = Outcome::of(&cause, recovery);
@@ -324,6 +326,14 @@ impl Sending {
                 if accept.devices.len() != self.wired.hello.devices.len() {
                     let text = "it accepts another number of devices than it was offered";
                     return Some(Event::Failed(Cause::Protocol(text.to_owned())));
+                }
+                let too_long = compat::check_transactions(
+                    &self.wired.hello.devices,
+                    &self.wired.transactions,
+                    &accept.devices,
+                );
+                if !too_long.is_empty() {
+                    return Some(Event::Failed(Cause::Refused(too_long)));
                 }
                 self.token = accept.token;
                 Event::Accepted { load: micros(accept.prepare_us.unwrap_or(0)) }
@@ -536,6 +546,9 @@ impl Sending {
             start: (self.running.as_ref())
                 .and_then(|running| running.devices.get(n))
                 .map_or(Duration::ZERO, |d| Duration::from_micros(d.start_us)),
+            validated_at_start: (self.prepared.as_ref())
+                .and_then(|prepared| prepared.devices.get(n))
+                .is_some_and(|device| device.validated_at_start),
             ..self.wired.devices[n].clone()
         };
         self.spread.measured.iter().enumerate().map(one).collect()

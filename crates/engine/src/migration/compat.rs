@@ -1,14 +1,22 @@
 //! Whether what one side has fits what the other side has, told before anything stops.
+//!
+//! A migration and a restore compare with what is here. Whoever wants to know it
+//! beforehand makes a [`Side`] of each device, and asks [`differences`]: the same
+//! comparison, so that it never promises what a migration refuses.
 
 use port::{Bus, DecisionStore, Device, GuestMemory, Identity, Section, StoreId};
 use states::v2::Capabilities;
 use wire::message::{
-    self, DeviceIdentity, Hello, MAX_NAME_BYTES, MAX_TEXT_BYTES, Refusal, RefusalCode,
-    RunState,
+    self, AcceptedDevice, DeviceIdentity, Hello, MAX_NAME_BYTES, MAX_TEXT_BYTES, Refusal,
+    RefusalCode, RunState,
 };
 use wire::preamble::{Architecture, ByteOrder, PageSize, Preamble};
 use wire::section::{SectionInfo, SectionOrder};
 use wire::tlv::plain_text;
+
+mod side;
+
+pub use side::{Field, Side, differences};
 
 use super::error::Cause;
 use super::options::Options;
@@ -142,27 +150,35 @@ pub(crate) fn offered(identity: &DeviceIdentity) -> Result<Identity, Refusal> {
 /// What does not fit of a source's preamble, on this host.
 pub(crate) fn check_preamble(theirs: &Preamble) -> Vec<Refusal> {
     let mut reasons = Vec::new();
-    if theirs.architecture != Architecture::HOST {
-        reasons.push(Refusal {
-            code: RefusalCode::ARCHITECTURE,
-            text: format!(
-                "the devices' data is of architecture {}, this host is {}",
-                theirs.architecture,
+    host(theirs.architecture, theirs.byte_order, &mut |field, text| {
+        reasons.push(Refusal { code: field.code(), text });
+    });
+    reasons
+}
+
+fn host(
+    architecture: Architecture,
+    byte_order: ByteOrder,
+    differs: &mut impl FnMut(Field, String),
+) {
+    if architecture != Architecture::HOST {
+        differs(
+            Field::Architecture,
+            format!(
+                "the devices' data is of architecture {architecture}, this host is {}",
                 Architecture::HOST
             ),
-        });
+        );
     }
-    if theirs.byte_order != ByteOrder::HOST {
-        reasons.push(Refusal {
-            code: RefusalCode::BYTE_ORDER,
-            text: format!(
-                "the devices' data has byte order {}, this host has {}",
-                theirs.byte_order,
+    if byte_order != ByteOrder::HOST {
+        differs(
+            Field::ByteOrder,
+            format!(
+                "the devices' data has byte order {byte_order}, this host has {}",
                 ByteOrder::HOST
             ),
-        });
+        );
     }
-    reasons
 }
 
 /// What does not fit of what a source brings, against what is here. Empty when all
@@ -269,8 +285,9 @@ pub(crate) fn check_devices<'a>(
     refuse: &mut impl FnMut(RefusalCode, String),
 ) {
     if theirs.len() == ours.len() {
+        let mut differs = |field: Field, text| refuse(field.code(), text);
         for (theirs, ours) in theirs.iter().zip(ours) {
-            device(theirs, &identity(ours), there, refuse);
+            device(theirs, &identity(ours), there, &mut differs);
         }
     } else {
         refuse(
@@ -289,26 +306,13 @@ fn device(
     theirs: &DeviceIdentity,
     ours: &DeviceIdentity,
     there: &str,
-    refuse: &mut impl FnMut(RefusalCode, String),
+    differs: &mut impl FnMut(Field, String),
 ) {
     let slot = &theirs.slot;
     if (theirs.bus, theirs.pci) != (ours.bus, ours.pci) {
-        let show = |identity: &DeviceIdentity| match identity.pci {
-            Some(ids) => format!(
-                "{} {:04x}:{:04x} subsystem {:04x}:{:04x} class {:06x} revision {:02x}",
-                identity.bus,
-                ids.vendor,
-                ids.device,
-                ids.subsystem_vendor,
-                ids.subsystem,
-                ids.class,
-                ids.revision
-            ),
-            None => identity.bus.to_string(),
-        };
-        refuse(
-            RefusalCode::DEVICE,
-            format!("device {slot} is {} {there} and {} here", show(theirs), show(ours)),
+        differs(
+            Field::Ids,
+            format!("device {slot} is {} {there} and {} here", ids(theirs), ids(ours)),
         );
     }
     let name = |identity: &DeviceIdentity| {
@@ -317,16 +321,16 @@ fn device(
     let known = match (&theirs.model, &ours.model) {
         (Some(a), Some(b)) => {
             if a.name != b.name {
-                refuse(
-                    RefusalCode::MODEL,
+                differs(
+                    Field::Model,
                     format!(
                         "device {slot} is a model {} {there} and a model {} here",
                         a.name, b.name
                     ),
                 );
             } else if a.data_version != b.data_version {
-                refuse(
-                    RefusalCode::DATA_VERSION,
+                differs(
+                    Field::DataVersion,
                     format!(
                         "device {slot} ({}) saves data of version {} {there}, and \
                          version {} is known here",
@@ -338,8 +342,8 @@ fn device(
         }
         (None, None) => false,
         _ => {
-            refuse(
-                RefusalCode::MODEL,
+            differs(
+                Field::Model,
                 format!(
                     "the model of device {slot} is {} {there} and {} here",
                     name(theirs),
@@ -350,18 +354,18 @@ fn device(
         }
     };
     if !known && theirs.generation != ours.generation {
-        refuse(
-            RefusalCode::DEVICE,
+        differs(
+            Field::Generation,
             format!(
                 "device {slot} speaks generation {} {there} and {} here, and its \
-                 model is not known on both sides",
+                 model and data version are not known and equal on both sides",
                 theirs.generation, ours.generation
             ),
         );
     }
     if !known && theirs.capabilities != ours.capabilities {
-        refuse(
-            RefusalCode::CAPABILITIES,
+        differs(
+            Field::Capabilities,
             format!(
                 "device {slot} has capability set {} {there} and {} here, and its \
                  model and data version are not known and equal on both sides",
@@ -369,6 +373,48 @@ fn device(
             ),
         );
     }
+}
+
+/// The bus and the ids of a device, as people read them.
+fn ids(identity: &DeviceIdentity) -> String {
+    match identity.pci {
+        Some(ids) => format!(
+            "{} {:04x}:{:04x} subsystem {:04x}:{:04x} class {:06x} revision {:02x}",
+            identity.bus,
+            ids.vendor,
+            ids.device,
+            ids.subsystem_vendor,
+            ids.subsystem,
+            ids.class,
+            ids.revision
+        ),
+        None => identity.bus.to_string(),
+    }
+}
+
+/// Devices that may give a longer transaction than the one that takes them in can hold:
+/// such a device has to be given its data back as it gave it, transaction by transaction.
+pub(crate) fn check_transactions(
+    devices: &[DeviceIdentity],
+    gives: &[Option<u64>],
+    takes: &[AcceptedDevice],
+) -> Vec<String> {
+    let each = devices.iter().zip(gives).zip(takes);
+    each.filter_map(|((device, gives), takes)| {
+        too_long(&device.slot, *gives, takes.max_transaction)
+    })
+    .collect()
+}
+
+fn too_long(device: &str, gives: Option<u64>, takes: Option<u64>) -> Option<String> {
+    let (gives, takes) = (gives?, takes?);
+    (gives > takes).then(|| {
+        format!(
+            "device {device} gives its data in transactions of up to {gives} bytes, and \
+             the destination's takes at most {takes}: give the destination a device \
+             whose data section has at least {gives} bytes"
+        )
+    })
 }
 
 /// A reason as it may travel.

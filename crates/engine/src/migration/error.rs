@@ -139,6 +139,12 @@ pub enum Cause {
     /// The destination has the guest, and it did not start there.
     #[error("the right to run is the destination's, and all stays stopped there: {0}")]
     NotStarted(String),
+    /// The file that a copy is written to failed, or the one that it is read from.
+    #[error("{0}")]
+    File(String),
+    /// Nothing failed: the source keeps its guest, and tells the other side so.
+    #[error("the source keeps its guest: this is a copy")]
+    Kept,
     /// The destination decided RETURNED.
     #[error("the destination returned the right to run: {0}")]
     Returned(String),

@@ -23,6 +23,22 @@ pub struct Options {
     pub pace: Duration,
     /// The source's own address, for a destination that has to ask it back.
     pub source_uri: Option<String>,
+    /// Who has the guest once the other side is prepared. Default [`Finish::Yield`].
+    pub finish: Finish,
+}
+
+/// What the source does once the other side has everything and said PREPARED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// It gives the guest away: a migration.
+    Yield,
+    /// It keeps the guest, and the other side has a copy that nobody may start while it
+    /// runs here: a snapshot. A copy is made of the stopped guest at once, without
+    /// pre-copy.
+    Keep {
+        /// Whether the guest stays stopped here. Otherwise it is as it was before.
+        stopped: bool,
+    },
 }
 
 /// What to do when pre-copy ran out of time.
@@ -44,6 +60,7 @@ impl Default for Options {
             patience: Duration::from_secs(30),
             pace: Duration::from_millis(50),
             source_uri: None,
+            finish: Finish::Yield,
         }
     }
 }

@@ -74,6 +74,10 @@ pub struct DeviceReport {
     pub load: Duration,
     /// The destination: from STOP to RUNNING. Zero where it did not come to that.
     pub start: Duration,
+    /// The destination: whether what it loaded could be validated only when it started,
+    /// since it has no state between RESUMING and RUNNING. `false` where it did not come
+    /// to loading.
+    pub validated_at_start: bool,
 }
 
 /// What happened, all of it measured.

@@ -6,7 +6,7 @@ use port::{Phase, PrecopyInfo};
 
 use super::budget::{Budget, Estimate};
 use super::error::{Cause, Recovery};
-use super::options::{OnTimeout, Options};
+use super::options::{Finish, OnTimeout, Options};
 use super::report::Ledger;
 use crate::devices::{self, DeviceId, Member, Set};
 
@@ -82,7 +82,8 @@ enum At {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Ruin {
-    cause: Cause,
+    /// `None` where nothing went wrong: the source keeps its guest.
+    cause: Option<Cause>,
     devices: Vec<DeviceId>,
     /// The operator's pause comes first; the devices go back after it.
     pausing: bool,
@@ -327,6 +328,8 @@ pub enum Patience {
 pub enum Ending {
     /// The guest is the destination's.
     Completed,
+    /// The other side has a copy, and the guest is here as it was, or stopped as asked.
+    Kept,
     /// It did not complete.
     Failed {
         /// Why.
@@ -410,6 +413,11 @@ impl Source {
                 | At::Pacing
                 | At::Switching
         )
+    }
+
+    /// Whether the guest stays here whatever happens.
+    fn keeps(&self) -> bool {
+        matches!(self.options.finish, Finish::Keep { .. })
     }
 
     /// When pre-copy has had all the time that it may take, where that ends it.

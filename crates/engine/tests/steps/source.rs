@@ -8,7 +8,7 @@ use vfio_migrate_engine::devices::{self, DeviceId};
 use vfio_migrate_engine::migration::source::{
     Action, DevicePending, Ending, Event, Source,
 };
-use vfio_migrate_engine::migration::{Cause, OnTimeout, Options, Recovery};
+use vfio_migrate_engine::migration::{Cause, Finish, OnTimeout, Options, Recovery};
 
 use super::devices::Devices;
 use super::explorer::{Model, explore};
@@ -28,6 +28,8 @@ struct World {
     unasked: &'static [fn() -> Event],
     vcpus_paused: bool,
     was_paused: bool,
+    /// The guest is to be kept, stopped or not.
+    keeps: Option<bool>,
     tracking: bool,
     resuming: bool,
     yielded: bool,
@@ -88,7 +90,20 @@ impl World {
         faults: u32,
         unasked: &'static [fn() -> Event],
     ) -> World {
-        let options = Options { on_timeout: OnTimeout::Switch, ..Options::default() };
+        World::ending(capabilities, paused, None, faults, unasked)
+    }
+
+    /// One that ends with the guest kept, stopped or not, where `keeps` says so.
+    fn ending(
+        capabilities: &[Capabilities],
+        paused: bool,
+        keeps: Option<bool>,
+        faults: u32,
+        unasked: &'static [fn() -> Event],
+    ) -> World {
+        let finish = keeps.map_or(Finish::Yield, |stopped| Finish::Keep { stopped });
+        let on_timeout = OnTimeout::Switch;
+        let options = Options { on_timeout, finish, ..Options::default() };
         let home = if paused { State::Stop } else { State::Running };
         let devices = Devices::new(capabilities, home);
         let world = World {
@@ -99,6 +114,7 @@ impl World {
             unasked,
             vcpus_paused: paused,
             was_paused: paused,
+            keeps,
             tracking: false,
             resuming: false,
             yielded: false,
@@ -309,7 +325,22 @@ impl World {
     fn ends(&mut self, ending: Ending) {
         let kept = !self.committed || self.returned;
         match &ending {
+            Ending::Kept => {
+                self.law(self.keeps.is_some(), "kept, and nobody asked for that");
+                self.law(!self.yielded && !self.committed, "kept, and given away");
+                let stopped = self.was_paused || self.keeps == Some(true);
+                self.law(self.vcpus_paused == stopped, "kept, and not as it is to be");
+                let home = if stopped { State::Stop } else { State::Running };
+                self.law(self.devices.all_in(home), "kept, and a device is not back");
+                let silent = self.deadlines > 0;
+                self.law(silent || !self.tracking, "kept, and still tracking");
+                self.law(
+                    !self.devices.reset.contains(&true),
+                    "a device that was reset passes for kept",
+                );
+            }
             Ending::Completed => {
+                self.law(self.keeps.is_none(), "given away what was to be kept");
                 self.law(self.committed && !self.returned, "completed without COMMIT");
                 self.law(self.vcpus_paused, "completed, and the guest runs here");
             }
@@ -496,4 +527,19 @@ fn a_paused_guest_stays_paused_whatever_happens() {
 fn two_devices_stop_and_start_in_order_whatever_one_of_them_does() {
     let set = [Capabilities::ALL, Capabilities::STOP_COPY];
     explore(World::new(&set, false, 1, OPERATOR), MOST);
+}
+
+#[test]
+fn a_copy_is_made_and_the_guest_is_neither_lost_nor_given_away() {
+    let set = [Capabilities::ALL];
+    for (paused, stopped) in [(false, false), (false, true), (true, false), (true, true)]
+    {
+        for unasked in [HOSTILE, OPERATOR] {
+            let world = World::ending(&set, paused, Some(stopped), 2, unasked);
+            let states = explore(world, MOST);
+            assert!(states > 300, "{states}");
+        }
+    }
+    let two = [Capabilities::ALL, Capabilities::STOP_COPY];
+    explore(World::ending(&two, false, Some(false), 1, OPERATOR), MOST);
 }

@@ -115,7 +115,18 @@ impl SavedFile {
         }
         // What a link points to is replaced, and not the link.
         let path = match path.symlink_metadata() {
-            Ok(found) if found.is_symlink() => path.canonicalize().map_err(failed)?,
+            Ok(found) if found.is_symlink() => {
+                path.canonicalize().map_err(|source| match source.kind() {
+                    io::ErrorKind::NotFound => FileError::Place {
+                        path: shown(path),
+                        operation: "create",
+                        remedy: " (a link that leads nowhere: remove it, or name what it \
+                                 should lead to)",
+                        source,
+                    },
+                    _ => failed(source),
+                })?
+            }
             _ => path.to_owned(),
         };
         match path.symlink_metadata() {

@@ -31,7 +31,7 @@ impl Record for Prepared {
 }
 
 /// A device that has taken its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LoadedDevice {
     /// Bytes that it took.
     pub bytes: u64,
@@ -39,21 +39,51 @@ pub struct LoadedDevice {
     pub crc: u32,
     /// Microseconds from its last byte to STOP.
     pub load_us: u64,
+    /// It stayed in RESUMING, since it has no other state before it runs: its data is
+    /// validated only when it starts. Absent: it was validated, and is in STOP.
+    pub validated_at_start: bool,
+}
+
+/// A field that may be absent is shown where it is there: the text of a message that
+/// an older version wrote stays what it was.
+impl fmt::Debug for LoadedDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("LoadedDevice");
+        text.field("bytes", &self.bytes)
+            .field("crc", &self.crc)
+            .field("load_us", &self.load_us);
+        if self.validated_at_start {
+            text.field("validated_at_start", &true);
+        }
+        text.finish()
+    }
 }
 
 impl Record for LoadedDevice {
     const NAME: &'static str = "loaded device";
-    const TAGS: &'static [u16] = &[1, 2, 3];
+    const TAGS: &'static [u16] = &[1, 2, 3, 4];
 
     fn write(&self, w: &mut RecordWriter) -> Result<(), MessageError> {
         w.u64(1, self.bytes);
         w.u32(2, self.crc);
         w.u64(3, self.load_us);
+        if self.validated_at_start {
+            w.u8(4, 1);
+        }
         Ok(())
     }
 
     fn read(r: &Reader<'_>) -> Result<Self, MessageError> {
-        Ok(Self { bytes: r.u64(1)?, crc: r.u32(2)?, load_us: r.u64(3)? })
+        Ok(Self {
+            bytes: r.u64(1)?,
+            crc: r.u32(2)?,
+            load_us: r.u64(3)?,
+            validated_at_start: match r.optional_u8(4)? {
+                None | Some(0) => false,
+                Some(1) => true,
+                Some(_) => return Err(r.invalid("a truth value is 0 or 1")),
+            },
+        })
     }
 }
 

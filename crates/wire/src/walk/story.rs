@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::pages::{MOST, Pages};
 use crate::decode::Frame;
-use crate::device::{DeviceBegin, DeviceData, DeviceEnd, Phase};
+use crate::device::{DeviceBegin, DeviceData, DeviceEnd, DeviceRecord, Phase};
 use crate::digest::Crc;
+use crate::frame::FrameType;
+use crate::memory::MemoryRuns;
 use crate::message::{DeviceIdentity, Hello, MAX_SECTIONS, Message};
 use crate::preamble::Role;
 use crate::section::{MAX_SECTION_BYTES, SectionData, SectionInfo};
@@ -75,6 +78,38 @@ pub enum Contradiction {
     OtherDevice {
         /// The device's index.
         device: u32,
+    },
+    /// Pages outside of the memory that the `Hello` announced.
+    #[error("{pages} pages at {gpa:#x} are outside of the memory in Hello")]
+    Memory {
+        /// Guest-physical address of the first.
+        gpa: u64,
+        /// How many.
+        pages: u32,
+    },
+    /// A page that came before: a file has each once.
+    #[error("the page at {gpa:#x} comes twice")]
+    MemoryTwice {
+        /// Its guest-physical address.
+        gpa: u64,
+    },
+    /// Pages in too many places to remember what came.
+    #[error("the pages come in more than {MOST} pieces that do not touch")]
+    MemoryScattered,
+    /// Pages that the `Hello` announced, and that did not come: a guest without them
+    /// would run with zeros there.
+    #[error("{bytes} bytes of memory at {gpa:#x} did not come")]
+    MemoryMissing {
+        /// Guest-physical address of the first.
+        gpa: u64,
+        /// How many bytes follow of which nothing came.
+        bytes: u64,
+    },
+    /// A frame of a conversation.
+    #[error("a saved file has no {kind} here")]
+    NotInAFile {
+        /// Its type.
+        kind: FrameType,
     },
     /// A piece of a section whose `SECTION_BEGIN` did not come.
     #[error("section {section} has not begun")]
@@ -179,30 +214,52 @@ pub(super) struct Told {
 }
 
 /// Everything that is remembered of a stream: at most as many devices and sections as
-/// a migration has.
+/// a migration has. A reader of a saved file asks it what a [`Walker`](super::Walker)
+/// asks.
 ///
 /// What is said to be wrong with a device once is not said again for each frame: the
 /// story goes on from what the frame says.
 #[derive(Debug, Default)]
-pub(super) struct Story {
+pub struct Story {
     /// The `Hello` of a file. On a connection it is not with the data.
     hello: Option<Hello>,
     file: bool,
     /// Under [`MAX_DEVICES`](crate::message::MAX_DEVICES): the decoder checks it.
     devices: BTreeMap<u32, DeviceStory>,
     sections: BTreeMap<u32, SectionStory>,
+    /// Of a file.
+    pages: Pages,
 }
 
 impl Story {
-    pub(super) fn new(role: Role) -> Self {
+    /// Of a stream that begins.
+    #[must_use]
+    pub fn new(role: Role) -> Self {
         Self { file: role == Role::File, ..Self::default() }
+    }
+
+    /// The next frame, and what is wrong with it after those before.
+    pub fn hear(&mut self, frame: &Frame<'_>) -> Option<Contradiction> {
+        self.take(frame).contradiction
     }
 
     pub(super) fn take(&mut self, frame: &Frame<'_>) -> Told {
         match frame {
-            Frame::Message(Message::Hello(hello)) if self.file => {
-                self.hello.get_or_insert_with(|| hello.clone());
+            Frame::Message(Message::Hello(hello))
+                if self.file && self.hello.is_none() =>
+            {
+                self.hello = Some(hello.clone());
                 Told::default()
+            }
+            Frame::Message(_) if self.file => {
+                Told::only(Some(Contradiction::NotInAFile { kind: FrameType::CONTROL }))
+            }
+            Frame::RoundEnd { .. } if self.file => {
+                Told::only(Some(Contradiction::NotInAFile { kind: FrameType::ROUND_END }))
+            }
+            Frame::Memory(runs) => Told::only(self.memory(runs)),
+            Frame::Config(record) | Frame::Interrupts(record) => {
+                Told::only(self.record(record))
             }
             Frame::DeviceBegin(begin) => self.begin(begin),
             Frame::DeviceData(data) => self.data(data),
@@ -214,7 +271,8 @@ impl Story {
     }
 
     /// What did not come although the stream is at its end.
-    pub(super) fn missing(&self) -> Vec<Contradiction> {
+    #[must_use]
+    pub fn missing(&self) -> Vec<Contradiction> {
         let (devices, sections) = self
             .hello
             .as_ref()
@@ -225,11 +283,23 @@ impl Story {
         let sections = indices(sections, &self.sections)
             .filter(|n| self.sections.get(n).is_none_or(|section| !section.ended))
             .map(|section| Contradiction::SectionUnfinished { section });
-        devices.chain(sections).collect()
+        let regions = self.hello.as_ref().map_or(&[][..], |hello| &hello.memory);
+        devices.chain(sections).chain(self.pages.missing(regions)).collect()
     }
 
     pub(super) fn tell(self) -> (Vec<DeviceStory>, Vec<SectionStory>) {
         (self.devices.into_values().collect(), self.sections.into_values().collect())
+    }
+
+    /// Pages that no region has, or that came before.
+    fn memory(&mut self, runs: &MemoryRuns<'_>) -> Option<Contradiction> {
+        self.pages.take(runs, &self.hello.as_ref()?.memory)
+    }
+
+    fn record(&self, record: &DeviceRecord<'_>) -> Option<Contradiction> {
+        let (device, announced) = (record.device, self.hello.as_ref()?.devices.len());
+        let known = (device as usize) < announced;
+        (!known).then_some(Contradiction::NotAnnounced { device, announced })
     }
 
     fn begin(&mut self, begin: &DeviceBegin) -> Told {

@@ -8,6 +8,8 @@ mod golden;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod lying;
+#[cfg(test)]
 mod roundtrip;
 #[cfg(test)]
 mod samples;

@@ -141,8 +141,14 @@ fn accept() -> impl Strategy<Value = Accept> {
 }
 
 fn prepared() -> impl Strategy<Value = Prepared> {
-    let device = any::<(u64, u32, u64)>()
-        .prop_map(|(bytes, crc, load_us)| LoadedDevice { bytes, crc, load_us });
+    let device = any::<(u64, u32, u64, bool)>().prop_map(
+        |(bytes, crc, load_us, validated_at_start)| LoadedDevice {
+            bytes,
+            crc,
+            load_us,
+            validated_at_start,
+        },
+    );
     (vec(device, 0..=64), of(any::<u64>()))
         .prop_map(|(devices, verify_us)| Prepared { devices, verify_us })
 }

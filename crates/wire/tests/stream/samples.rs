@@ -138,6 +138,7 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
                     bytes: 9000,
                     crc: 0xdead_beef,
                     load_us: 77,
+                    validated_at_start: false,
                 }],
                 verify_us: Some(12_000),
             }),

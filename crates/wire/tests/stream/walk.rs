@@ -5,9 +5,10 @@ use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use crate::samples::{self, BYTES};
-use crate::wire::device::{DeviceBegin, DeviceData, DeviceEnd, Phase};
-use crate::wire::message::{Hello, MAX_DEVICES};
-use crate::wire::preamble::{Preamble, PreambleError, Role};
+use crate::wire::device::{DeviceBegin, DeviceData, DeviceEnd, DeviceRecord, Phase};
+use crate::wire::memory::{RunKind, RunTable};
+use crate::wire::message::{Hello, MAX_DEVICES, MemoryRegion};
+use crate::wire::preamble::{PageSize, Preamble, PreambleError, Role};
 use crate::wire::section::{SectionData, SectionInfo};
 use crate::wire::walk::{Contradiction, Damage, Item, Summary, Walker, Wrong};
 use crate::wire::{Crc, Encoder, Flags, Frame, FrameError, FrameType, Header, Message};
@@ -33,6 +34,10 @@ fn hello() -> Hello {
     let mut hello = samples::hello();
     hello.devices.truncate(1);
     hello.sections.truncate(1);
+    // The pages that `samples::memory` has.
+    let page_size = 4096;
+    let region = |gpa, pages| MemoryRegion { gpa, length: pages * page_size, page_size };
+    hello.memory = vec![region(0x1000, 2), region(0x8000, 300), region(0x1_0000_0000, 1)];
     hello
 }
 
@@ -416,7 +421,8 @@ fn what_hello_announces_has_to_come() {
     let missing: Vec<_> = summary.at_end.into_iter().map(|damage| damage.wrong).collect();
     let device = Wrong::Contradiction(C::Unfinished { device: 0 });
     let section_0 = Wrong::Contradiction(C::SectionUnfinished { section: 0 });
-    assert_eq!(missing, [device, section_0]);
+    let memory = C::MemoryMissing { gpa: 0x1000, bytes: 2 * 4096 };
+    assert_eq!(missing, [device, section_0, Wrong::Contradiction(memory)]);
 
     let bare = Hello { devices: vec![], sections: vec![], ..hello() };
     let bare = || Writing::file().message(&Message::Hello(bare.clone()));
@@ -430,6 +436,98 @@ fn what_hello_announces_has_to_come() {
     other.devices[0].slot = "elsewhere".into();
     let other = Writing::file().message(&Message::Hello(other)).begin(0);
     assert_eq!(contradiction(&other.close()), (1, C::OtherDevice { device: 0 }));
+}
+
+/// A file of memory alone: 16 pages at 0x10000, 16 more right behind them, and a frame
+/// for each list of zero pages.
+fn pages(frames: &[&Runs]) -> Writing {
+    let region = |gpa| MemoryRegion { gpa, length: 16 * 4096, page_size: PAGE };
+    let memory = vec![region(16 * PAGE), region(32 * PAGE)];
+    let hello = Hello { devices: vec![], sections: vec![], memory, ..hello() };
+    let mut writing = Writing::file().message(&Message::Hello(hello));
+    for runs in frames {
+        let mut table = RunTable::new(PageSize::KIB_4);
+        for (page, pages) in *runs {
+            table.push(page * PAGE, *pages, RunKind::Zero).unwrap();
+        }
+        writing = writing.frame(FrameType::MEMORY_RUNS, Flags::CRITICAL, table.prefix());
+    }
+    writing.close()
+}
+
+const PAGE: u64 = 4096;
+
+/// Runs of zero pages: the number of the first, and how many.
+type Runs = [(u64, u32)];
+
+#[test]
+fn a_file_without_all_of_the_memory_is_not_whole_and_no_guest_runs_on_zeros() {
+    use Contradiction as C;
+    let whole: [&[&Runs]; 4] = [
+        &[&[(16, 16), (32, 16)]],
+        &[&[(32, 16)], &[(16, 16)]],
+        &[&[(17, 1), (19, 1)], &[(16, 1), (18, 1), (20, 12), (32, 15)], &[(47, 1)]],
+        &[&[], &[(40, 8)], &[(16, 8)], &[(32, 8)], &[(24, 8)]],
+    ];
+    for frames in whole {
+        assert_eq!(damage(&pages(frames).bytes), None, "{frames:?}");
+    }
+    let gaps: [(&[&Runs], u64, u64); 6] = [
+        (&[], 16, 16),
+        (&[&[(16, 16)]], 32, 16),
+        (&[&[(32, 16)]], 16, 16),
+        (&[&[(16, 15), (32, 16)]], 31, 1),
+        (&[&[(17, 15), (32, 16)]], 16, 1),
+        (&[&[(16, 16), (32, 3), (37, 2), (41, 7)]], 35, 2),
+    ];
+    for (frames, page, pages_missing) in gaps {
+        let writing = pages(frames);
+        let (_, what) = contradiction(&writing);
+        let (gpa, bytes) = (page * PAGE, pages_missing * PAGE);
+        assert_eq!(what, C::MemoryMissing { gpa, bytes }, "{frames:?}");
+    }
+}
+
+#[test]
+fn a_page_that_comes_twice_or_from_nowhere_is_found() {
+    use Contradiction as C;
+    let twice: [(&[&Runs], u64); 5] = [
+        (&[&[(16, 16)], &[(16, 1)]], 16),
+        (&[&[(16, 16)], &[(31, 1)]], 31),
+        (&[&[(20, 2)], &[(18, 3)]], 20),
+        (&[&[(20, 2)], &[(18, 9)]], 20),
+        (&[&[(20, 2), (24, 2)], &[(22, 3)]], 24),
+    ];
+    for (frames, page) in twice {
+        let what = C::MemoryTwice { gpa: page * PAGE };
+        assert_eq!(contradiction(&pages(frames)), (2, what), "{frames:?}");
+    }
+    for (page, pages_there) in
+        [(15, 1), (15, 2), (48, 1), (47, 2), (16, 33), (1 << 50, 1)]
+    {
+        let runs = [(page, pages_there)];
+        let what = C::Memory { gpa: page * PAGE, pages: pages_there };
+        assert_eq!(contradiction(&pages(&[&runs])), (1, what));
+    }
+}
+
+#[test]
+fn pages_in_more_pieces_than_are_remembered_end_the_remembering() {
+    let region = MemoryRegion { gpa: 0, length: 1 << 40, page_size: PAGE };
+    let hello =
+        Hello { devices: vec![], sections: vec![], memory: vec![region], ..hello() };
+    let mut writing = Writing::file().message(&Message::Hello(hello));
+    for frame in 0..70 {
+        let mut table = RunTable::new(PageSize::KIB_4);
+        for page in 0..1000 {
+            table.push((frame * 1000 + page) * 2 * PAGE, 1, RunKind::Zero).unwrap();
+        }
+        writing = writing.frame(FrameType::MEMORY_RUNS, Flags::CRITICAL, table.prefix());
+    }
+    let (_, summary) = walk([&writing.close().bytes[..]]);
+    assert_eq!(summary.damages, 1, "{:?}", summary.first_damage);
+    let what = Wrong::Contradiction(Contradiction::MemoryScattered);
+    assert_eq!(summary.first_damage.map(|damage| damage.wrong), Some(what));
 }
 
 #[test]
@@ -568,4 +666,36 @@ proptest! {
         prop_assert!(!summary.is_whole());
         prop_assert_eq!(summary.bytes, bytes.len() as u64);
     }
+}
+
+#[test]
+fn what_a_saved_file_cannot_hold_is_found_at_its_frame() {
+    use Contradiction as C;
+    let (table, pages) = samples::memory();
+    let memory = [table.prefix(), &pages].concat();
+    let file = |hello: Hello| Writing::file().message(&Message::Hello(hello));
+    // The last of its pages lies behind the end of this memory.
+    let mut small = hello();
+    small.memory.truncate(2);
+    let pages = file(small).frame(FrameType::MEMORY_RUNS, Flags::CRITICAL, &memory);
+    let outside = C::Memory { gpa: 0x1_0000_0000, pages: 1 };
+    assert_eq!(contradiction(&pages.close()), (1, outside));
+    let none = Hello { memory: vec![], ..hello() };
+    let pages = file(none).frame(FrameType::MEMORY_RUNS, Flags::CRITICAL, &memory);
+    let outside = C::Memory { gpa: 0x1000, pages: 2 };
+    assert_eq!(contradiction(&pages.close()), (1, outside));
+
+    let again = file(hello()).message(&Message::Hello(hello())).close();
+    let kind = FrameType::CONTROL;
+    assert_eq!(contradiction(&again), (1, C::NotInAFile { kind }));
+    let mut round = file(hello());
+    let frame = round.encoder.round_end(1).unwrap();
+    let kind = FrameType::ROUND_END;
+    assert_eq!(contradiction(&round.raw(&frame).close()), (1, C::NotInAFile { kind }));
+
+    let record = DeviceRecord { device: 1, schema: 1, bytes: BYTES };
+    let mut config = file(hello());
+    let head = config.encoder.config(&record).unwrap();
+    let config = config.raw(&[&head[..], BYTES].concat()).close();
+    assert_eq!(contradiction(&config), (1, C::NotAnnounced { device: 1, announced: 1 }));
 }

@@ -123,8 +123,14 @@ pub fn restore(
         }),
         Err(cause) => Err(cause),
     };
-    let result = result.map_err(|cause| discard(&mut set, &names, stopped, cause));
-    Restored { devices: set.into_devices(), result }
+    let mut result = result.map_err(|cause| discard(&mut set, &names, stopped, cause));
+    let devices = set.into_devices();
+    if let Ok(report) = &mut result {
+        for (report, device) in report.devices.iter_mut().zip(&devices) {
+            report.validated_at_start = device.validated_at_start();
+        }
+    }
+    Restored { devices, result }
 }
 
 fn early(devices: Vec<Box<dyn Device>>, cause: FileCause) -> Restored {

@@ -8,8 +8,9 @@ use wire::preamble::{PageSize, Preamble, Role};
 use wire::{Crc, Decoder, Frame, Header, Message};
 
 use super::{FileCause, FileContents, FileDevice, FileError};
+use crate::drive::copy::Extent;
 use crate::drive::tracker::chain;
-use crate::migration::compat;
+use crate::migration::compat::{self, Side};
 
 /// Reads a whole saved file and checks everything that can be checked without a device:
 /// every checksum, every count, its order and its end. Where the source can be read
@@ -31,10 +32,67 @@ pub fn verify(
     all(&mut reader).map_err(FileError::untouched)
 }
 
+/// The devices in a saved file, of devices alone or of a whole guest, to be compared with
+/// others: the whole file is read for it, and its checksums are compared, since only its
+/// end says how long the transactions of a device are.
+///
+/// # Errors
+/// Those of [`verify`], but for what the file is of.
+pub fn saved_sides(
+    from: &mut dyn Receive,
+    patience: Duration,
+) -> Result<Vec<Side>, FileError> {
+    let mut reader = Reader::new(from, patience);
+    let all = |reader: &mut Reader<'_>| {
+        let head = reader.any_head()?;
+        let mut transactions = vec![Transactions::default(); head.hello.devices.len()];
+        if holds_guest(&head.hello) {
+            let mut payload = Vec::new();
+            while !reader.ended() {
+                if let Frame::DeviceData(data) = reader.next(&mut payload)?
+                    && let Some(device) = transactions.get_mut(data.device as usize)
+                {
+                    device.add(data.bytes.len() as u64, data.ends_transaction);
+                }
+            }
+            reader.end()?;
+        } else {
+            reader.pieces(&head, |device, bytes, ends| {
+                transactions[device].add(bytes.len() as u64, ends);
+                Ok(())
+            })?;
+        }
+        let devices = head.hello.devices.iter().zip(&transactions);
+        let side = |(identity, transactions): (&DeviceIdentity, &Transactions)| {
+            Side::in_file(&head.preamble, identity, transactions.longest)
+        };
+        Ok(devices.map(side).collect())
+    };
+    all(&mut reader).map_err(FileError::untouched)
+}
+
+/// How long the transactions of one device are, in bytes.
+#[derive(Clone, Copy, Default)]
+pub(in crate::drive) struct Transactions {
+    current: u64,
+    /// None before one ended: data without transactions has none.
+    pub(in crate::drive) longest: Option<u64>,
+}
+
+impl Transactions {
+    pub(in crate::drive) fn add(&mut self, bytes: u64, ends: bool) {
+        self.current = self.current.saturating_add(bytes);
+        if ends {
+            let current = std::mem::take(&mut self.current);
+            self.longest = self.longest.max(Some(current));
+        }
+    }
+}
+
 /// What comes before the data.
-pub(super) struct Head {
-    pub(super) preamble: Preamble,
-    pub(super) hello: Hello,
+pub(in crate::drive) struct Head {
+    pub(in crate::drive) preamble: Preamble,
+    pub(in crate::drive) hello: Hello,
 }
 
 /// What was read of one device's data.
@@ -48,7 +106,7 @@ struct Taken {
 }
 
 /// A saved file, read from its beginning.
-pub(super) struct Reader<'a> {
+pub(in crate::drive) struct Reader<'a> {
     from: &'a mut dyn Receive,
     decoder: Decoder,
     /// Bytes that were read.
@@ -60,7 +118,10 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(from: &'a mut dyn Receive, patience: Duration) -> Reader<'a> {
+    pub(in crate::drive) fn new(
+        from: &'a mut dyn Receive,
+        patience: Duration,
+    ) -> Reader<'a> {
         from.set_deadline(patience);
         Reader {
             from,
@@ -72,16 +133,42 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Preamble and `Hello`.
+    /// Preamble and `Hello` of a file of devices alone.
     pub(super) fn head(&mut self) -> Result<Head, FileCause> {
+        let head = self.any_head()?;
+        if holds_guest(&head.hello) {
+            return Err(refused(
+                "this file holds a whole guest, with its memory: devices alone cannot \
+                 be restored from it, run the guest from it",
+            ));
+        }
+        if head.hello.devices.is_empty() {
+            return Err(refused("this file holds no device"));
+        }
+        Ok(head)
+    }
+
+    /// Preamble and `Hello` of a file of a whole guest.
+    pub(in crate::drive) fn guest_head(&mut self) -> Result<Head, FileCause> {
+        let head = self.any_head()?;
+        if !holds_guest(&head.hello) {
+            return Err(refused(
+                "this file holds devices without a guest: no guest can be run from it, \
+                 restore the devices",
+            ));
+        }
+        Ok(head)
+    }
+
+    fn any_head(&mut self) -> Result<Head, FileCause> {
         let mut bytes = [0; Preamble::SIZE];
         self.fill(&mut bytes)?;
         let preamble =
             Preamble::decode(&bytes).map_err(|error| self.damaged(&chain(&error)))?;
         if preamble.role != Role::File {
             return Err(refused(
-                "this is a connection of a migration, and not a saved file: give the \
-                 file that `save` wrote",
+                "this is a connection of a migration, and not a saved file: give a file \
+                 that was saved",
             ));
         }
         self.decoder = Decoder::new(Role::File, preamble.page_size);
@@ -90,15 +177,6 @@ impl<'a> Reader<'a> {
             Frame::Message(Message::Hello(hello)) => hello,
             _ => return Err(self.damaged("it does not begin with who its devices are")),
         };
-        if !hello.memory.is_empty() || !hello.sections.is_empty() {
-            return Err(refused(
-                "this file holds a whole guest, with its memory: devices alone cannot \
-                 be restored from it",
-            ));
-        }
-        if hello.devices.is_empty() {
-            return Err(refused("this file holds no device"));
-        }
         let none = Taken {
             begun: false,
             ended: false,
@@ -174,12 +252,27 @@ impl<'a> Reader<'a> {
             let text = format!("it ends without all of the data of {}", identity.slot);
             return Err(self.damaged(&text));
         }
+        self.end()
+    }
+
+    /// After `CHANNEL_END`: nothing follows.
+    pub(in crate::drive) fn end(&mut self) -> Result<(), FileCause> {
         self.offset = self.read;
         match self.from.receive(&mut [0]) {
             Ok(()) => Err(self.damaged("something follows its end")),
             Err(ChannelError::Closed) => Ok(()),
             Err(error) => Err(FileCause::channel(&error)),
         }
+    }
+
+    /// Whether `CHANNEL_END` was read.
+    pub(in crate::drive) fn ended(&self) -> bool {
+        self.decoder.ended()
+    }
+
+    /// How much was read so far.
+    pub(in crate::drive) fn extent(&self) -> Extent {
+        Extent { bytes: self.read, frames: self.frame }
     }
 
     /// What was in it, once all pieces were taken.
@@ -192,6 +285,7 @@ impl<'a> Reader<'a> {
                 bytes: taken.bytes,
                 crc: taken.crc.value(),
                 took: taken.took,
+                validated_at_start: false,
             })
         };
         let devices = self.taken.iter().zip(&head.hello.devices).map(device);
@@ -212,8 +306,16 @@ impl<'a> Reader<'a> {
         Ok(&mut self.taken[n])
     }
 
-    /// The next frame, checked. The buffer grows to at most the largest ceiling.
     fn next<'b>(&mut self, payload: &'b mut Vec<u8>) -> Result<Frame<'b>, FileCause> {
+        self.whole(payload).map(|(_, _, frame)| frame)
+    }
+
+    /// The next frame, checked: its header, its payload, what it means. The buffer grows
+    /// to at most the largest ceiling.
+    pub(in crate::drive) fn whole<'b>(
+        &mut self,
+        payload: &'b mut Vec<u8>,
+    ) -> Result<(Header, &'b [u8], Frame<'b>), FileCause> {
         self.offset = self.read;
         let mut bytes = [0; Header::SIZE];
         self.fill(&mut bytes)?;
@@ -226,12 +328,13 @@ impl<'a> Reader<'a> {
         }
         let payload = &mut payload[..length];
         self.fill(payload)?;
+        let payload = &*payload;
         let frame = self
             .decoder
             .payload(&header, payload)
             .map_err(|error| self.damaged(&chain(&error)))?;
         self.frame += 1;
-        Ok(frame)
+        Ok((header, payload, frame))
     }
 
     fn fill(&mut self, into: &mut [u8]) -> Result<(), FileCause> {
@@ -247,10 +350,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn damaged(&self, what: &str) -> FileCause {
+    /// What was read last is wrong.
+    pub(in crate::drive) fn damaged(&self, what: &str) -> FileCause {
         let (offset, frame) = (self.offset, self.frame);
         FileCause::Damaged { offset, frame, what: what.to_owned() }
     }
+}
+
+/// Whether a file holds more than devices.
+fn holds_guest(hello: &Hello) -> bool {
+    !hello.memory.is_empty() || !hello.sections.is_empty()
 }
 
 fn refused(text: &str) -> FileCause {

@@ -293,6 +293,7 @@ impl Saving<'_> {
             bytes,
             crc: crc.value(),
             took: started.elapsed(),
+            validated_at_start: false,
         });
         Ok(())
     }

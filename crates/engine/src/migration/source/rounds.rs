@@ -100,7 +100,7 @@ impl Source {
                 ms(limit)
             )));
         }
-        let pre_copying = !self.paused && !self.pause_asked;
+        let pre_copying = !self.paused && !self.pause_asked && !self.keeps();
         let members = self.set.members().iter();
         let initial = members
             .zip(&self.initial_done)

@@ -43,6 +43,7 @@ impl Source {
         let running = !self.undo.vcpus || self.at == At::PausingVcpus;
         let pausing = self.pause_asked && running;
         let devices = Vec::new();
+        let cause = Some(cause);
         self.at = At::RollingBack(Box::new(Ruin { cause, devices, pausing }));
         self.enter(Phase::Cleanup, now, out);
         if pausing {
@@ -50,6 +51,19 @@ impl Source {
         } else {
             self.roll_back(now, out);
         }
+    }
+
+    /// The other side has its copy: the guest goes on here, by the way of a failure.
+    pub(super) fn keep(&mut self, now: Duration, stopped: bool, out: &mut Vec<Action>) {
+        // Nobody is to wait for a COMMIT.
+        out.push(Action::SayAbort(Cause::Kept));
+        self.paused |= stopped;
+        let (devices, pausing) = (Vec::new(), false);
+        self.at = At::RollingBack(Box::new(Ruin { cause: None, devices, pausing }));
+        self.enter(Phase::Start, now, out);
+        // Nobody on another host has to do anything for this.
+        out.push(Action::Patience(Patience::Answer(self.options.patience)));
+        self.roll_back(now, out);
     }
 
     pub(super) fn roll_back(&mut self, now: Duration, out: &mut Vec<Action>) {
@@ -91,7 +105,14 @@ impl Source {
                     _ if owed => Recovery::DeviceLost,
                     recovery => recovery,
                 };
-                out.push(Action::End(Ending::Failed { cause, recovery, devices }));
+                out.push(Action::End(match cause {
+                    None if owed => Ending::Failed {
+                        cause: Cause::Vmm("the guest was copied and is to go on".into()),
+                        recovery,
+                        devices,
+                    },
+                    cause => ending(cause, recovery, devices),
+                }));
             }
             return;
         }
@@ -127,5 +148,21 @@ impl Source {
             tracking: self.undo.tracking,
             resume,
         });
+    }
+}
+
+/// How a rollback ended: what was to be kept and came back is kept.
+pub(super) fn ending(
+    cause: Option<Cause>,
+    recovery: Recovery,
+    devices: Vec<DeviceId>,
+) -> Ending {
+    match cause {
+        Some(cause) => Ending::Failed { cause, recovery, devices },
+        None if devices.is_empty() => Ending::Kept,
+        None => {
+            let text = "a device did not come back after the copy was made";
+            Ending::Failed { cause: Cause::Device(text.into()), recovery, devices }
+        }
     }
 }

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use port::Phase;
 
+use super::ruin::ending;
 use super::{Action, At, Ending, Event, Patience, Ruin, Source, ms};
 use crate::devices::{self, Goal, Set, Wave};
 use crate::migration::error::{Cause, Recovery};
+use crate::migration::options::Finish;
+
+/// How long a copy may take to become durable.
+const DURABLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Source {
     pub(super) fn take(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
@@ -85,8 +90,9 @@ impl Source {
             }
             (At::Tracking, Event::Tracking) => {
                 self.undo.devices = true;
-                if self.paused {
-                    // Nothing changes any more: no pre-copy.
+                if self.paused || self.keeps() {
+                    // Nothing changes any more, or a copy is made all at once: no
+                    // pre-copy.
                     self.count(false, out);
                 } else {
                     self.at = At::Setup;
@@ -169,6 +175,12 @@ impl Source {
                 self.enter(Phase::Prepare, now, out);
                 out.push(Action::SayEnd { paused: self.paused });
             }
+            (At::Preparing, Event::Prepared { verify })
+                if let Finish::Keep { stopped } = self.options.finish =>
+            {
+                self.ledger.shift(Phase::Prepare, Phase::Verify, verify);
+                self.keep(now, stopped, out);
+            }
             (At::Preparing, Event::Prepared { verify }) => {
                 self.at = At::Rereading;
                 self.enter(Phase::Commit, now, out);
@@ -202,7 +214,10 @@ impl Source {
                 let Ruin { cause, devices, .. } = (**ruin).clone();
                 self.at = At::Ended;
                 let recovery = self.recovery(&devices);
-                out.push(Action::End(Ending::Failed { cause, recovery, devices }));
+                if cause.is_none() {
+                    self.ledger.end(now);
+                }
+                out.push(Action::End(ending(cause, recovery, devices)));
             }
             // A peer that answers what nobody asked breaks the protocol; what our own
             // workers still report while the source rolls back or has ended is stale.
@@ -237,6 +252,11 @@ impl Source {
         out.push(Action::Patience(match phase {
             Phase::Precopy | Phase::Memory | Phase::Devices => {
                 Patience::Progress(patience)
+            }
+            // A copy is made durable now: a disk takes its time, and none of its answers
+            // come sooner for being given up. Whoever does not want to wait cancels.
+            Phase::Prepare if self.options.finish == (Finish::Keep { stopped: true }) => {
+                Patience::Answer(DURABLE)
             }
             // The destination does several things before it answers, each of which may
             // take its own patience.
