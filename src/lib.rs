@@ -8,6 +8,7 @@
 //! | a VMM with its own migration loop | devices that move in the right order | [`engine::devices::DeviceSet`] |
 //! | a VMM without one | the whole migration | [`engine::drive::Outgoing`], [`engine::drive::Incoming`] |
 //! | a user-space device | a device that can migrate | [`device::Migratable`], [`vfio_user::server`] |
+//! | a kernel driver | to know whether it obeys | [`conformance`], [`host`] |
 //! | a tool | to read a stream, to ask a device | [`wire`], [`control::open`] |
 //!
 //! # A VMM that keeps its own loop
@@ -15,7 +16,8 @@
 //! [`engine::devices::DeviceSet`] is the flow of the 2018 RFC as an API: set up,
 //! iterate while the guest runs, quiesce through the peer-to-peer barrier, complete.
 //! What it drives is any [`port::Device`]; [`control::open`] makes one of a device
-//! behind any [`control::Transport`], such as a [`vfio_user::client::Client`].
+//! behind any [`control::Transport`]: a [`host::Host`] (the kernel's devices) or a
+//! [`vfio_user::client::Client`].
 //!
 //! ```no_run
 //! use vfio_migrate::engine::devices::{DeviceId, DeviceSet, SetError};
@@ -93,4 +95,5 @@
 //! `docs/failure.md` has a row for each step and party that dies.
 
 pub use ::vfio_user;
-pub use {abi, control, device, dirty, engine, link, port, states, store, wire};
+pub use {abi, conformance, control, device, dirty, engine, host, link, port};
+pub use {states, store, wire};

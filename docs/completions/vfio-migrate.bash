@@ -16,6 +16,9 @@ _vfio__migrate() {
             ",$1")
                 cmd="vfio__migrate"
                 ;;
+            vfio__migrate,compat)
+                cmd="vfio__migrate__subcmd__compat"
+                ;;
             vfio__migrate,decode)
                 cmd="vfio__migrate__subcmd__decode"
                 ;;
@@ -85,6 +88,9 @@ _vfio__migrate() {
             vfio__migrate__subcmd__guest__subcmd__ctl,set-rate)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__set__subcmd__rate"
                 ;;
+            vfio__migrate__subcmd__guest__subcmd__ctl,snapshot)
+                cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__snapshot"
+                ;;
             vfio__migrate__subcmd__guest__subcmd__ctl,status)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__status"
                 ;;
@@ -108,6 +114,9 @@ _vfio__migrate() {
                 ;;
             vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help,set-rate)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__set__subcmd__rate"
+                ;;
+            vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help,snapshot)
+                cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__snapshot"
                 ;;
             vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help,status)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__status"
@@ -142,8 +151,14 @@ _vfio__migrate() {
             vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl,set-rate)
                 cmd="vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__set__subcmd__rate"
                 ;;
+            vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl,snapshot)
+                cmd="vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__snapshot"
+                ;;
             vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl,status)
                 cmd="vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__status"
+                ;;
+            vfio__migrate__subcmd__help,compat)
+                cmd="vfio__migrate__subcmd__help__subcmd__compat"
                 ;;
             vfio__migrate__subcmd__help,decode)
                 cmd="vfio__migrate__subcmd__help__subcmd__decode"
@@ -208,6 +223,9 @@ _vfio__migrate() {
             vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl,set-rate)
                 cmd="vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__set__subcmd__rate"
                 ;;
+            vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl,snapshot)
+                cmd="vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__snapshot"
+                ;;
             vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl,status)
                 cmd="vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__status"
                 ;;
@@ -218,8 +236,26 @@ _vfio__migrate() {
 
     case "${cmd}" in
         vfio__migrate)
-            opts="-v -h -V --json --verbose --log --help --version demo serve guest save restore send receive start probe decode states help"
+            opts="-v -h -V --json --verbose --log --help --version demo serve guest save restore send receive start probe compat decode states help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --log)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__compat)
+            opts="-v -h -V --independent --json --verbose --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -254,13 +290,21 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__demo)
-            opts="-v -h -V --devices --capabilities --generation --guest-memory --device-memory --dirty-rate --dma-rate --p2p --vcpus --downtime-limit --max-time --on-timeout --channels --rate --inject --json --verbose --log --help --version"
+            opts="-v -h -V --model --matrix --devices --ports --capabilities --generation --guest-memory --device-memory --dirty-rate --dma-rate --p2p --vcpus --downtime-limit --max-time --on-timeout --channels --rate --inject --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --model)
+                    COMPREPLY=($(compgen -W "accel uart" -- "${cur}"))
+                    return 0
+                    ;;
                 --devices)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ports)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -346,7 +390,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl)
-            opts="-v -h -V --json --verbose --log --help --version status migrate cancel set-rate pause resume quit help"
+            opts="-v -h -V --json --verbose --log --help --version status migrate snapshot cancel set-rate pause resume quit help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -382,7 +426,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__help)
-            opts="status migrate cancel set-rate pause resume quit help"
+            opts="status migrate snapshot cancel set-rate pause resume quit help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -480,6 +524,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__set__subcmd__rate)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__snapshot)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -621,6 +679,24 @@ _vfio__migrate() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__snapshot)
+            opts="-v -h -V --stop --replace --json --verbose --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --log)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__status)
             opts="-v -h -V --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -654,7 +730,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__help__subcmd__ctl)
-            opts="status migrate cancel set-rate pause resume quit"
+            opts="status migrate snapshot cancel set-rate pause resume quit"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -738,6 +814,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__set__subcmd__rate)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__snapshot)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -862,7 +952,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__run)
-            opts="-v -h -V --memory --device --control --vcpus --dirty-rate --dma-rate --p2p --seed --digests --paused --hold --inject --json --verbose --log --help --version"
+            opts="-v -h -V --memory --device --control --vcpus --dirty-rate --dma-rate --p2p --seed --digests --from --paused --hold --inject --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -900,6 +990,10 @@ _vfio__migrate() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --inject)
                     COMPREPLY=($(compgen -W "page device dirty-bit interrupt p2p-late" -- "${cur}"))
                     return 0
@@ -916,8 +1010,22 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help)
-            opts="demo serve guest save restore send receive start probe decode states help"
+            opts="demo serve guest save restore send receive start probe compat decode states help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__help__subcmd__compat)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -972,7 +1080,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help__subcmd__guest__subcmd__ctl)
-            opts="status migrate cancel set-rate pause resume quit"
+            opts="status migrate snapshot cancel set-rate pause resume quit"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1056,6 +1164,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__set__subcmd__rate)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__snapshot)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

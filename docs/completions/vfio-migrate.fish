@@ -38,16 +38,20 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "send" -d 
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "receive" -d 'Receive devices that no guest uses from another host, once'
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "start" -d 'Let devices run that save, restore or a broken migration left stopped'
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "probe" -d 'Ask a device who it is and what a migration can do with it'
+complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "compat" -d 'Whether the data of one device, or of a saved file, fits another device'
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "decode" -d 'Show a saved file or a captured stream frame by frame, whole or damaged'
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "states" -d 'Show the migration state machine'
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l devices -d 'Devices of the guest, 1 to 8' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l model -d 'The model of the devices' -r -f -a "accel\t'An accelerator: memory of its own, DMA, interrupts, writes to its peers'
+uart\t'A card with one or two serial ports (16550), as the kernel\'s mtty sample'"
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l devices -d 'Devices of the guest, 1 to 8 [default: 2] [in the matrix: 1]' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l ports -d 'Ports of each uart' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l capabilities -d 'The devices\' migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy, 7 all' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l generation -d 'The generation of the devices\' migration interface, v2, v1 or rfc2018, or that of the source\'s and the destination\'s: SOURCE:DESTINATION' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l guest-memory -d 'Guest memory' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l device-memory -d 'Memory of each device, a power of two from 16M to 16G' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l guest-memory -d 'Guest memory [default: 512M] [in the matrix: 16M]' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l device-memory -d 'Memory of each accelerator, a power of two from 16M to 16G [default: 64M] [in the matrix: 16M]' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dirty-rate -d 'How much memory the guest rewrites a second' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dma-rate -d 'How much each device copies a second' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dma-rate -d 'How much each accelerator copies a second; 0 leaves devices of any model idle' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l vcpus -d 'vCPUs of the guest' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l downtime-limit -d 'Stop the guest when that takes at most so many milliseconds' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l max-time -d 'How many seconds pre-copy may take' -r
@@ -55,13 +59,14 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l on-ti
 switch\t'Stop the guest all the same'"
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l channels -d 'Data connections' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l rate -d 'The most that all data connections together send in a second [default: no limit]' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l inject -d 'Break one thing, which the check must then find (exit status 1): a byte of a page, before it is checksummed for the stream; a byte of a device\'s memory, before its save; a dirty bit, forgotten; a pending interrupt, dropped; or let one peer write through after its target stopped (implies --p2p)' -r -f -a "page\t''
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l inject -d 'Break one thing, which the check must then find (exit status 1): a byte of a page, before it is checksummed for the stream; a byte that a device holds, before or in its save; a dirty bit, forgotten; a pending interrupt, dropped; or let one peer write through after its target stopped (implies --p2p)' -r -f -a "page\t''
 device\t''
 dirty-bit\t''
 interrupt\t''
 p2p-late\t''"
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l log -d 'Write the log to this file instead of standard error, with every state change' -r -F
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l p2p -d 'Let the devices write into each other; devices without P2P (sets 1 and 5) are then refused where there are two or more'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l matrix -d 'Migrate each model from each generation to each, one migration after the other, and report each (with --json, one a line). Exit status 1 where not all of them were verified'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l p2p -d 'Let accelerators write into each other; devices without P2P (sets 1 and 5, and all of v1 and rfc2018) are then refused where there are two or more'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l json -d 'JSON on standard output, one object a line, on failure too; progress goes to standard error'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -s v -l verbose -d 'Show every state change with before, after and microseconds; -vv shows more'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -104,6 +109,7 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __f
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l dma-rate -d 'How much each device copies a second' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l seed -d 'Where the vCPUs\' random numbers start' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l digests -d 'Write digests of memory and devices to this file when the guest is stopped for a migration (source) and before it is taken over (destination)' -r -F
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l from -d 'Do not boot one, but run the one that `guest ctl snapshot` saved in this file, in the same machine; - is standard input' -r -F
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l inject -d 'Break one thing in the next migration, for a check to find' -r -f -a "page\t''
 device\t''
 dirty-bit\t''
@@ -139,7 +145,8 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __f
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -s V -l version -d 'Print version'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "status" -d 'What it does, what would keep it from migrating, and how far a migration is'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "migrate" -d 'Move it, and wait for the end; Ctrl-C cancels'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "cancel" -d 'Cancel the migration under way'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "snapshot" -d 'Save it in a file, for `guest run --from`, and wait for the end; Ctrl-C cancels'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "cancel" -d 'Cancel the migration or the snapshot under way'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "set-rate" -d 'Let the migration under way send at most so much in a second'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "pause" -d 'Pause the guest and its devices'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "resume" -d 'Let them go on'
@@ -199,6 +206,12 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand probe" -l json
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand probe" -s v -l verbose -d 'Show every state change with before, after and microseconds; -vv shows more'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand probe" -s h -l help -d 'Print help'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand probe" -s V -l version -d 'Print version'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand compat" -l log -d 'Write the log to this file instead of standard error, with every state change' -r -F
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand compat" -l independent -d 'No device writes into another: several without P2P may then be moved together'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand compat" -l json -d 'JSON on standard output, one object a line, on failure too; progress goes to standard error'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand compat" -s v -l verbose -d 'Show every state change with before, after and microseconds; -vv shows more'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand compat" -s h -l help -d 'Print help'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand compat" -s V -l version -d 'Print version'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand decode" -l log -d 'Write the log to this file instead of standard error, with every state change' -r -F
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand decode" -l summary -d 'One line for consecutive frames of a device\'s data, of guest memory or of a section, instead of one for each'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand decode" -l json -d 'JSON on standard output, one object a line, on failure too; progress goes to standard error'
@@ -214,18 +227,19 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand states" -l jso
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand states" -s v -l verbose -d 'Show every state change with before, after and microseconds; -vv shows more'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand states" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand states" -s V -l version -d 'Print version'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "demo" -d 'Migrate a running guest with its devices between processes of this host, and check every byte'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "serve" -d 'Serve a device over vfio-user'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "guest" -d 'The software guest: run it, receive it, control it'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "save" -d 'Save devices that no guest uses into a file'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "restore" -d 'Restore devices that no guest uses from a file'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "send" -d 'Send devices that no guest uses to another host'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "receive" -d 'Receive devices that no guest uses from another host, once'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "start" -d 'Let devices run that save, restore or a broken migration left stopped'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "probe" -d 'Ask a device who it is and what a migration can do with it'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "decode" -d 'Show a saved file or a captured stream frame by frame, whole or damaged'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "states" -d 'Show the migration state machine'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe decode states help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "demo" -d 'Migrate a running guest with its devices between processes of this host, and check every byte'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "serve" -d 'Serve a device over vfio-user'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "guest" -d 'The software guest: run it, receive it, control it'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "save" -d 'Save devices that no guest uses into a file'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "restore" -d 'Restore devices that no guest uses from a file'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "send" -d 'Send devices that no guest uses to another host'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "receive" -d 'Receive devices that no guest uses from another host, once'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "start" -d 'Let devices run that save, restore or a broken migration left stopped'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "probe" -d 'Ask a device who it is and what a migration can do with it'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "compat" -d 'Whether the data of one device, or of a saved file, fits another device'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "decode" -d 'Show a saved file or a captured stream frame by frame, whole or damaged'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "states" -d 'Show the migration state machine'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and not __fish_seen_subcommand_from demo serve guest save restore send receive start probe compat decode states help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and __fish_seen_subcommand_from guest" -f -a "run" -d 'Run a guest here'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and __fish_seen_subcommand_from guest" -f -a "receive" -d 'Receive a guest here and run it'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand help; and __fish_seen_subcommand_from guest" -f -a "ctl" -d 'Ask or tell a guest something, over its control socket'

@@ -1,13 +1,17 @@
 //! What can be asked for on the command line.
 
+mod compat;
 mod decode;
+mod demo;
 mod devices;
 mod guest;
 
+pub use compat::{Compat, Source};
 pub use decode::Decode;
+pub use demo::Demo;
 pub use devices::{Devices, Receive, Restore, Save, Send, Start};
 pub use guest::{
-    Control, Ctl, Guest, GuestCommand, Limit, MachineArgs, Migrate, OnTimeout,
+    Control, Ctl, Guest, GuestCommand, Limit, MachineArgs, Migrate, OnTimeout, Snapshot,
 };
 
 use std::fmt;
@@ -88,6 +92,12 @@ pub enum Command {
     Start(Start),
     /// Ask a device who it is and what a migration can do with it
     Probe(Probe),
+    /// Whether the data of one device, or of a saved file, fits another device
+    ///
+    /// Answers yes (exit status 0), or each reason why not (exit status 1), with what
+    /// both sides have. It is the comparison that a migration and a restore make, and it
+    /// goes one way: from SOURCE to DESTINATION. No device is stopped or changed for it.
+    Compat(Compat),
     /// Show a saved file or a captured stream frame by frame, whole or damaged
     ///
     /// Each frame with its place, type, length and meaning, then what there is of each
@@ -118,56 +128,11 @@ impl Command {
             Command::Demo(_)
             | Command::Serve(_)
             | Command::Probe(_)
+            | Command::Compat(_)
             | Command::Decode(_)
             | Command::States(_) => &[],
         }
     }
-}
-
-/// `demo`.
-#[derive(Args, Clone, Debug)]
-pub struct Demo {
-    /// Devices of the guest, 1 to 8
-    #[arg(long, default_value_t = 2, value_name = "N",
-          value_parser = clap::value_parser!(u8).range(1..=8))]
-    pub devices: u8,
-    /// The devices' migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy,
-    /// 7 all
-    #[arg(long, default_value = "7", value_name = "SET", value_parser = capabilities)]
-    pub capabilities: Capabilities,
-    /// The generation of the devices' migration interface, v2, v1 or rfc2018, or that
-    /// of the source's and the destination's: SOURCE:DESTINATION
-    #[arg(long, default_value = "v2", value_name = "GENERATION", value_parser = generations)]
-    pub generation: (Generation, Generation),
-    /// Guest memory
-    #[arg(long, default_value = "512M", value_name = "SIZE")]
-    pub guest_memory: Size,
-    /// Memory of each device, a power of two from 16M to 16G
-    #[arg(long, default_value = "64M", value_name = "SIZE")]
-    pub device_memory: Size,
-    /// How much memory the guest rewrites a second
-    #[arg(long, default_value = DIRTY_RATE, value_name = "RATE")]
-    pub dirty_rate: Rate,
-    /// How much each device copies a second
-    #[arg(long, default_value = DMA_RATE, value_name = "RATE")]
-    pub dma_rate: Rate,
-    /// Let the devices write into each other; devices without P2P (sets 1 and 5) are
-    /// then refused where there are two or more
-    #[arg(long)]
-    pub p2p: bool,
-    /// vCPUs of the guest
-    #[arg(long, default_value_t = 2, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub vcpus: u32,
-    /// How the migration should go.
-    #[command(flatten)]
-    pub budget: Budget,
-    /// Break one thing, which the check must then find (exit status 1): a byte of a
-    /// page, before it is checksummed for the stream; a byte of a device's memory,
-    /// before its save; a dirty bit, forgotten; a pending interrupt, dropped; or let one
-    /// peer write through after its target stopped (implies --p2p)
-    #[arg(long, value_name = "WHAT", value_parser = inject())]
-    pub inject: Option<Inject>,
 }
 
 /// How a migration should go.
@@ -303,22 +268,11 @@ impl Generation {
     }
 }
 
-/// `SOURCE` or `SOURCE:DESTINATION`.
-fn generations(text: &str) -> Result<(Generation, Generation), String> {
-    let one = |name: &str| Generation::from_str(name, false);
-    match text.split_once(':') {
-        Some((source, destination)) => Ok((one(source)?, one(destination)?)),
-        None => one(text).map(|both| (both, both)),
-    }
-    .map_err(|error: String| {
-        format!("{error}: write v2, v1 or rfc2018, or two with a colon")
-    })
-}
-
 /// `probe`.
 #[derive(Args, Clone, Debug)]
 pub struct Probe {
-    /// The device: vfio-user:PATH
+    /// The device: vfio-user:PATH where it is served; vfio: and /dev/vfio/devices/vfioN, a
+    /// PCI address, or the UUID of a mediated device, where the kernel has it
     #[arg(value_name = "DEVICE")]
     pub device: DeviceUri,
     /// Also ask it for a digest of what it holds: compare only devices that are stopped
@@ -425,6 +379,9 @@ mod tests {
             "start",
             "serve --model accel",
             "probe /tmp/socket",
+            "compat vfio-user:/a",
+            "compat vfio-user:/a file",
+            "compat vfio-user: vfio-user:/b",
             "guest run",
             "guest ctl",
             "guest ctl /tmp/socket migrate",
@@ -455,6 +412,8 @@ mod tests {
             "receive vfio-user:/a --from tcp:127.0.0.1:0",
             "start vfio-user:/a --reset",
             "probe vfio-user:/tmp/a.sock",
+            "compat vfio-user:/a vfio-user:/b --json",
+            "compat file vfio-user:/a vfio-user:/b --independent",
         ] {
             let line = std::iter::once("vfio-migrate").chain(line.split_whitespace());
             if let Err(error) = Cli::try_parse_from(line) {

@@ -1,5 +1,6 @@
 //! One module a command, and what goes for all of them: the log, errors, the status.
 
+mod compat;
 pub mod ctl;
 mod decode;
 pub mod demo;
@@ -26,11 +27,12 @@ use tracing::level_filters::LevelFilter;
 use crate::args::{Cli, Command, Global};
 use crate::devices::distinct;
 use crate::exit::{Exit, Found, status};
-use crate::output;
+use crate::{output, signals};
 
 /// Runs the command that `arguments` ask for (the first is the program's name) and says
 /// how the process ends.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    signals::outlive_long_files();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
@@ -65,6 +67,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Receive(receive) => receive::run(&receive, global),
         Command::Start(start) => start::run(&start, global),
         Command::Probe(probe) => probe::run(&probe, global.json),
+        Command::Compat(compat) => compat::run(&compat, global.json),
         Command::Decode(decode) => decode::run(&decode, global),
         Command::States(states) => states::run(states, global.json),
     }

@@ -6,7 +6,7 @@
 //!           |                                    |  Machine: the ports
 //!        [process] ---- has, lends --> [vm] -----'
 //!                                        |
-//!       [board]  vCPU threads (vcpu) -- [memory] -- [accel] x N -- vfio-user
+//!       [board]  vCPU threads (vcpu) -- [memory] -- [device] x N -- vfio-user
 //!                  registers            pages       driver          |
 //!                  [sections]           [page]      [lines] <-- interrupts
 //!                                       [sweep]     [peers] <-- DMA by message
@@ -28,6 +28,7 @@ mod changes;
 pub mod check;
 mod control;
 mod departure;
+mod device;
 pub mod digests;
 mod inject;
 mod inspect;
@@ -40,15 +41,21 @@ mod peers;
 mod process;
 mod sections;
 mod signals;
+mod snapshot;
 mod sweep;
 pub mod token;
+mod uart;
 mod vcpu;
 mod verify;
 mod vm;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
+use engine::drive;
+use engine::migration::Options;
 use serde_json::json;
 
 use crate::{output, socket};
@@ -80,6 +87,70 @@ pub fn run(options: RunOptions) -> Result<u8> {
     } else {
         guest.begin()?;
     }
+    ready(paused, &control)?;
+    control::serve(&guest, &listener)?;
+    Ok(guest.status_code())
+}
+
+/// Runs the guest that a snapshot saved in `file`, until it is told to quit; `-` is
+/// standard input. Returns the exit status: 1 where no guest came of it. It runs where it
+/// ran when it was saved and is paused where it was, or where `options` say so; the rest
+/// is as in [`run`].
+///
+/// # Errors
+/// When the file is damaged or holds no guest, before a device is touched where it can be
+/// read twice; when the machine of `options` cannot be, or no control socket can be had.
+pub fn run_from(options: RunOptions, file: &Path) -> Result<u8> {
+    let RunOptions { machine, control, digests, inject, hold, paused } = options;
+    machine.validate()?;
+    let named = || format!("cannot run a guest from {}", file.display());
+    let unless = Arc::<AtomicBool>::default();
+    let mut stored = store::open_unless(file, &unless).with_context(named)?;
+    let found = if stored.is_regular() {
+        let patience = Options::default().patience;
+        let found = drive::verify_guest(&mut stored, patience);
+        let found = found.map_err(hinted).with_context(named)?;
+        stored.rewind()?;
+        Some(found)
+    } else {
+        None
+    };
+    let signals = Caught::new()?;
+    let listener = socket::listen(&control, CONTROL)?;
+    let from = file.display().to_string();
+    let guest = Arc::new(Guest::waiting(digests, inject, from)?);
+    let _quitting = signals.quit(&guest)?;
+    let playing = arrival::Playback { machine, hold, inject, paused, found, unless };
+    let arriving = Arc::clone(&guest);
+    let name = file.to_owned();
+    let thread = std::thread::Builder::new().name("arrival".to_owned());
+    let arrival = thread
+        .spawn(move || {
+            let Some(paused) =
+                arrival::play(&arriving, Box::new(stored), &playing, &name)
+            else {
+                return;
+            };
+            if let Err(error) = ready(paused, &control) {
+                output::note(&format!("{error:#}"));
+                arriving.end(1);
+            }
+        })
+        .context("cannot start a thread")?;
+    control::serve(&guest, &listener)?;
+    drop(arrival);
+    Ok(guest.status_code())
+}
+
+/// With what the command line has for it.
+fn hinted(error: drive::FileError) -> anyhow::Error {
+    let alone = error.to_string().contains("restore the devices");
+    let error = anyhow::Error::new(error);
+    if alone { error.context("this is a file for `vfio-migrate restore`") } else { error }
+}
+
+/// Says that the guest is here.
+fn ready(paused: bool, control: &Path) -> Result<()> {
     let text = format!(
         "the guest {} in process {}; its control socket is {}",
         if paused { "is paused" } else { "runs" },
@@ -91,9 +162,7 @@ pub fn run(options: RunOptions) -> Result<u8> {
         "control": control,
         "pid": std::process::id(),
     }});
-    output::say(&text, &ready)?;
-    control::serve(&guest, &listener)?;
-    Ok(guest.status_code())
+    Ok(output::say(&text, &ready)?)
 }
 
 /// Waits for a guest from another host, and runs it until it is told to quit. Returns
@@ -110,7 +179,7 @@ pub fn receive(options: ReceiveOptions) -> Result<u8> {
     let place = link::listen(&from)
         .with_context(|| format!("cannot wait for a guest at {from}"))?;
     let from = place.local().to_string();
-    let guest = Arc::new(Guest::waiting(digests, from.clone())?);
+    let guest = Arc::new(Guest::waiting(digests, None, from.clone())?);
     let _quitting = signals.quit(&guest)?;
     let text = format!(
         "waiting for a guest at {from} in process {}; the control socket is {}",

@@ -46,6 +46,13 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
     ("vfio-migrate-serve", &["vfio-migrate serve --model accel --socket /tmp/a.sock"]),
     ("vfio-migrate-probe", &["vfio-migrate probe vfio-user:/tmp/a.sock --json"]),
     (
+        "vfio-migrate-compat",
+        &[
+            "vfio-migrate compat vfio-user:/tmp/a.sock vfio-user:/tmp/b.sock",
+            "vfio-migrate compat a.vfm vfio-user:/tmp/b.sock --json",
+        ],
+    ),
+    (
         "vfio-migrate-guest",
         &[
             "vfio-migrate guest run --device vfio-user:/tmp/a.sock --control /tmp/c.sock",

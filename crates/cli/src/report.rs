@@ -6,6 +6,7 @@
 
 pub mod received;
 pub mod saved;
+pub mod snapshot;
 mod text;
 
 pub use text::{identity, text};
@@ -110,6 +111,15 @@ pub struct Summary {
     pub source_pid: Option<u32>,
     /// The process of the destination guest.
     pub destination_pid: Option<u32>,
+    /// The model of all devices, where `demo` chose it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The generation of the source's devices, where `demo` chose it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_generation: Option<String>,
+    /// The generation of the destination's devices, where `demo` chose it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_generation: Option<String>,
     /// Whether devices moved without a guest; only the text tells.
     #[serde(skip)]
     pub alone: bool,
@@ -156,6 +166,9 @@ pub struct DeviceSummary {
     pub load_ms: f64,
     /// Destination: from STOP to RUNNING.
     pub start_ms: f64,
+    /// Destination: whether what it loaded was validated only when it started.
+    #[serde(default)]
+    pub validated_at_start: bool,
 }
 
 /// Who a device is.
@@ -235,6 +248,9 @@ impl Summary {
             blocks_changed: extras.blocks_changed,
             source_pid: extras.source_pid,
             destination_pid: extras.destination_pid,
+            model: None,
+            source_generation: None,
+            destination_generation: None,
             alone: extras.alone,
             devices: report.devices.iter().map(DeviceSummary::from).collect(),
             problems: Vec::new(),
@@ -269,6 +285,7 @@ impl From<&DeviceReport> for DeviceSummary {
             save_ms: ms(report.save),
             load_ms: ms(report.load),
             start_ms: ms(report.start),
+            validated_at_start: report.validated_at_start,
         }
     }
 }

@@ -1,9 +1,21 @@
-//! SIGINT, SIGTERM and SIGHUP for commands that end by themselves.
+//! SIGINT, SIGTERM and SIGHUP for commands that end by themselves, and SIGXFSZ for
+//! all.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
+
+/// From here on a file that grows beyond what this process may write (`ulimit -f`) is an
+/// error of the write, as a full disk is. Otherwise it would end the process, and with it
+/// the guest of which a snapshot is made.
+pub(crate) fn outlive_long_files() {
+    // What is heard is not needed. Without it the process is as it always was.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::<AtomicBool>::default());
+}
 
 /// While this lives, signals are heard.
 #[derive(Debug)]

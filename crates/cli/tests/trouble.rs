@@ -254,9 +254,9 @@ fn an_input_that_is_no_file_of_ours_is_named() {
     scene.restore_in_vain(&scene.files, &["files", "directory"]);
     let input = scene.files.join("other");
     std::fs::write(&input, "").expect("a file");
-    scene.restore_in_vain(&input, &["other", "byte 0"]);
+    scene.restore_in_vain(&input, &["other", "is empty"]);
     std::fs::write(&input, vec![b'x'; 4096]).expect("a file");
-    scene.restore_in_vain(&input, &["other", "byte 0"]);
+    scene.restore_in_vain(&input, &["other", "is not a vfio-migrate stream"]);
 }
 
 #[test]

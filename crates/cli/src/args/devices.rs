@@ -11,9 +11,12 @@ use crate::devices::DeviceUri;
 /// Which devices, and how they belong together.
 #[derive(Args, Clone, Debug)]
 pub struct Devices {
-    /// The devices, vfio-user:PATH, in the same order as on the other side or in the
-    /// file; ?stream=continuous behind PATH says that the data of a foreign server goes
-    /// on where pre-copy ended, ?stream=restarts that it starts over
+    /// The devices, in the same order as on the other side or in the file: vfio-user:PATH
+    /// where they are served; vfio: and /dev/vfio/devices/vfioN, a PCI address, or the UUID
+    /// of a mediated device, where the kernel has them, or vfio:unix:PATH of a launcher
+    /// that hands them in. ?stream=continuous behind vfio-user:PATH says that the data of a
+    /// foreign server goes on where pre-copy ended, ?stream=restarts that it starts over;
+    /// ?by=group or ?by=cdev behind an address or a UUID chooses the way
     #[arg(value_name = "DEVICE", required = true, num_args = 1..=16)]
     pub devices: Vec<DeviceUri>,
     /// No device writes into another: several without P2P may then be stopped together

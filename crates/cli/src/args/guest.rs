@@ -26,6 +26,10 @@ pub enum GuestCommand {
         /// The machine.
         #[command(flatten)]
         machine: MachineArgs,
+        /// Do not boot one, but run the one that `guest ctl snapshot` saved in this file,
+        /// in the same machine; - is standard input
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
         /// Start it paused
         #[arg(long)]
         paused: bool,
@@ -102,7 +106,9 @@ pub enum Control {
     Status,
     /// Move it, and wait for the end; Ctrl-C cancels
     Migrate(Migrate),
-    /// Cancel the migration under way
+    /// Save it in a file, for `guest run --from`, and wait for the end; Ctrl-C cancels
+    Snapshot(Snapshot),
+    /// Cancel the migration or the snapshot under way
     Cancel,
     /// Let the migration under way send at most so much in a second
     SetRate {
@@ -148,6 +154,20 @@ pub struct Migrate {
     /// How it should go.
     #[command(flatten)]
     pub budget: Budget,
+}
+
+/// `guest ctl PATH snapshot`.
+#[derive(Args, Clone, Debug)]
+pub struct Snapshot {
+    /// The file to make, by the guest's process, under its name only once it is whole
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Leave the guest paused (end it with `quit`); otherwise it goes on as before
+    #[arg(long)]
+    pub stop: bool,
+    /// Replace a file of that name
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// What to do when pre-copy ran out of time.

@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Budget, Control, Ctl, Global, Migrate};
-use crate::exit::{Exit, Found, status};
+use crate::args::{Budget, Control, Ctl, Global, Migrate, Snapshot};
+use crate::exit::{Exit, Found, Nonsense, status};
 use crate::output;
 use crate::progress::Show;
+use crate::report::snapshot::SnapshotReport;
 use crate::report::{self, Summary};
 use crate::signals::{Watching, cancel_once};
 use crate::units::Rate;
@@ -53,6 +54,7 @@ pub fn run(ctl: &Ctl, global: &Global) -> Result<Exit> {
     let simple = |request: Value| talk(socket, &request, PATIENCE, &mut |_| {});
     let answer = match &ctl.command {
         Control::Migrate(migrate) => return self::migrate(socket, migrate, global),
+        Control::Snapshot(snapshot) => return self::snapshot(socket, snapshot, global),
         Control::Status => simple(json!({ "command": "status" }))?,
         Control::Cancel => simple(json!({ "command": "cancel" }))?,
         Control::SetRate { rate } => {
@@ -88,6 +90,42 @@ fn migrate(socket: &Path, migrate: &Migrate, global: &Global) -> Result<Exit> {
     )?;
     drop(show);
     tell(&summary(&answer)?, global.json)
+}
+
+fn snapshot(socket: &Path, snapshot: &Snapshot, global: &Global) -> Result<Exit> {
+    if store::is_standard_output(&snapshot.file) {
+        let text = "a snapshot is made by the guest's process: name a file";
+        bail!(Nonsense(text.to_owned()));
+    }
+    // The guest's process has a folder of its own.
+    let file = std::path::absolute(&snapshot.file)
+        .with_context(|| format!("cannot name {}", snapshot.file.display()))?;
+    let _cancelling = cancel_on_signal(socket)?;
+    let show = Show::new(global.json, global.verbose > 0);
+    let request = json!({
+        "command": "snapshot",
+        "file": file,
+        "stop": snapshot.stop,
+        "replace": snapshot.replace,
+    });
+    let answer = talk(socket, &request, PATIENCE, &mut |progress| show.json(progress))?;
+    drop(show);
+    let report = answer
+        .get("report")
+        .ok_or_else(|| anyhow!("the guest ended the snapshot without a report"))?;
+    let report: SnapshotReport = serde_json::from_value(report.clone())
+        .context("the guest's report is not one that this version understands")?;
+    if global.json {
+        output::json(&report.to_json())?;
+    } else {
+        output::line(&report.text())?;
+    }
+    let exit = status(report.found());
+    if exit != Exit::Done {
+        let why = report.error.unwrap_or(report.outcome);
+        output::note(&format!("vfio-migrate: {why}"));
+    }
+    Ok(exit)
 }
 
 /// Prints the report of a migration; what went wrong goes to standard error as well.

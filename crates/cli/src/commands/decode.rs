@@ -20,11 +20,12 @@ mod meaning;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, StdoutLock, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
 use serde_json::{Value, json};
-use wire::preamble::PreambleError;
+use wire::preamble::{MAGIC, PreambleError};
 use wire::walk::{Damage, Item, Summary, WalkedFrame, Walker, Wrong};
 use wire::{Flags, Preamble};
 
@@ -89,10 +90,7 @@ pub(super) fn run(decode: &Decode, global: &Global) -> Result<Exit> {
     }
     let summary = walker.finish();
     match summary.first_damage.as_ref().map(|damage| &damage.wrong) {
-        Some(Wrong::Empty) => bail!(
-            "{name} is empty: whatever should have written a stream into it did not \
-             begin"
-        ),
+        Some(Wrong::Empty) => empty(&name)?,
         Some(Wrong::Preamble(error)) => not_ours(&name, &start, *error)?,
         _ => {}
     }
@@ -147,6 +145,11 @@ fn open(file: &Path, name: &str) -> Result<Box<dyn Read>> {
                     "{name} may not be read by this user: permission denied; run it as \
                      the file's owner"
                 )),
+                _ if file.metadata().is_ok_and(|found| found.file_type().is_socket()) => {
+                    Error::msg(format!(
+                        "{name} is a socket, and no file: name what `save` wrote"
+                    ))
+                }
                 _ => Error::new(error).context(format!("cannot open {name}")),
             });
         }
@@ -156,6 +159,30 @@ fn open(file: &Path, name: &str) -> Result<Box<dyn Read>> {
         bail!("{name} is a directory: name a file in it");
     }
     Ok(Box::new(opened))
+}
+
+/// Refuses what does not even begin as a stream of ours, in the words of `decode`; for
+/// commands that are given a regular file, before they read it as a stream. Standard
+/// input can be read once, and is left alone.
+pub(super) fn begins_as_ours(file: &Path) -> Result<()> {
+    if is_standard(file) {
+        return Ok(());
+    }
+    let name = file.display().to_string();
+    let mut start = Vec::new();
+    open(file, &name)?.take(START as u64).read_to_end(&mut start)?;
+    if start.is_empty() {
+        return empty(&name);
+    }
+    let known = MAGIC.len().min(start.len());
+    if start[..known] == MAGIC[..known] {
+        return Ok(());
+    }
+    not_ours(&name, &start, PreambleError::Magic)
+}
+
+fn empty(name: &str) -> Result<()> {
+    bail!("{name} is empty: whatever should have written a stream into it did not begin")
 }
 
 /// How much of a foreign stream is quoted.

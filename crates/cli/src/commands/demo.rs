@@ -11,6 +11,8 @@
 //! Nothing of the migration happens in this process: it starts the others, asks and
 //! tells them over their control sockets, and compares what the two guests wrote down.
 
+mod matrix;
+mod plan;
 mod process;
 
 use std::path::{Path, PathBuf};
@@ -19,12 +21,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use self::plan::Plan;
 use self::process::{Crew, Folder, Process, Starter};
 use super::ctl::{self, PATIENCE, Refused, talk};
 use crate::args::{Demo, Generation, Global};
-use crate::exit::{Exit, Nonsense};
+use crate::exit::Exit;
 use crate::guest::check;
-use crate::guest::options::Inject;
 use crate::progress::Show;
 use crate::report::{Problem, Summary};
 
@@ -34,64 +36,77 @@ const READY: Duration = Duration::from_secs(30);
 const WORK: Duration = Duration::from_secs(30);
 /// How often the guest is asked what it did.
 const PACE: Duration = Duration::from_millis(20);
-/// How many pages the vCPUs, and blocks each device, have to write at the destination
-/// before everything is checked once more.
+/// How many pages the vCPUs, and blocks or bytes each device, have to write at the
+/// destination before everything is checked once more.
 const AFTERWARDS: u64 = 256;
 /// How many differences are told.
 const TOLD: usize = 20;
 
-/// Runs the demo.
+/// Runs the demo, or all of the matrix.
 ///
 /// # Errors
 /// When a process does not start or dies, or a guest refuses. A migration that did not
-/// complete, or that the check found to be wrong, is no error but a report.
+/// complete, or that the check found to be wrong, is no error but a report; in the matrix
+/// everything is.
 pub(super) fn run(demo: &Demo, global: &Global) -> Result<Exit> {
-    let p2p = demo.p2p || demo.inject == Some(Inject::P2pLate);
-    if p2p && demo.devices < 2 {
-        return Err(Nonsense(
-            "devices write into each other (--p2p) only where there are two: give \
-             --devices 2"
-                .to_owned(),
-        )
-        .into());
-    }
+    let plans = Plan::all(demo)?;
     let crew = Crew::default();
     let watch = crew.watch_signals()?;
-    let result = perform(&Demo { p2p, ..demo.clone() }, global, &crew);
+    let done = match plans.as_slice() {
+        [plan] if !demo.matrix => {
+            let show = Show::new(global.json, global.verbose > 0);
+            perform(plan, global, &crew, Some(&show))
+                .and_then(|summary| ctl::tell(&summary, global.json))
+        }
+        plans => matrix::run(plans, global, &crew),
+    };
     drop(watch);
     if crew.interrupted() {
         bail!("interrupted: all processes of the demo were ended");
     }
-    ctl::tell(&result?, global.json)
+    done
 }
 
-fn perform(demo: &Demo, global: &Global, crew: &Crew) -> Result<Summary> {
-    let show = Show::new(global.json, global.verbose > 0);
+/// One migration, from the first process to the last. Without `show` nobody is told how
+/// far it is.
+fn perform(
+    plan: &Plan,
+    global: &Global,
+    crew: &Crew,
+    show: Option<&Show>,
+) -> Result<Summary> {
     let folder = Folder::new()?;
     let starter =
         Starter::new(folder.path(), global.verbose, global.log.as_deref(), crew.clone())?;
-    let (source, destination) = stage(demo, &starter, folder.path())?;
-    show.note(&format!(
-        "{} devices a side are served; the guest runs in process {} and is awaited in \
-         process {}",
-        demo.devices,
-        source.guest.pid(),
-        destination.guest.pid(),
-    ));
-    source.works(&Done::default(), demo, 1)?;
+    let (source, destination) = stage(plan, &starter, folder.path())?;
+    if let Some(show) = show {
+        show.note(&format!(
+            "{} devices a side are served; the guest runs in process {} and is awaited in \
+             process {}",
+            plan.devices,
+            source.guest.pid(),
+            destination.guest.pid(),
+        ));
+    }
+    source.works(&Done::default(), plan, 1)?;
     let to = destination.place.clone();
     let answer = talk(
         &source.control,
-        &ctl::migrate_request(&to, &demo.budget),
+        &ctl::migrate_request(&to, &plan.budget),
         PATIENCE,
-        &mut |progress| show.json(progress),
+        &mut |progress| {
+            if let Some(show) = show {
+                show.json(progress);
+            }
+        },
     )
     .with_context(|| source.died())?;
     let mut summary = ctl::summary(&answer)?;
+    plan.name(&mut summary);
     summary.source_pid = Some(source.guest.pid());
     summary.destination_pid = Some(destination.guest.pid());
     if summary.outcome == "completed" {
-        check(demo, &source, &destination, &mut summary)?;
+        check(plan, crew, &source, &destination, &mut summary)?;
     }
     for side in [&source, &destination] {
         // What does not end by itself is ended.
@@ -100,9 +115,11 @@ fn perform(demo: &Demo, global: &Global, crew: &Crew) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Compares both sides at the stop; lets the destination go on, and checks it again.
+/// Compares both sides at the stop; lets the destination go on, and checks it again. One
+/// that does not go on is no error but what was found.
 fn check(
-    demo: &Demo,
+    plan: &Plan,
+    crew: &Crew,
     source: &Side,
     destination: &Side,
     summary: &mut Summary,
@@ -111,18 +128,14 @@ fn check(
     if let Err(found) = check::compare_files(&source.digests, &destination.digests)? {
         problems.extend(found);
     }
-    let arrived = destination.works(&Done::default(), demo, 0)?;
-    summary.downtime_guest_ms = summary.downtime_ms.and(arrived.downtime_guest_ms);
-    destination.works(&arrived, demo, AFTERWARDS)?;
-    let frozen = destination.ask(&json!({ "command": "freeze" }))?;
-    for found in frozen.get("problems").and_then(Value::as_array).into_iter().flatten() {
-        problems.push(match serde_json::from_value(found.clone()) {
-            Ok(problem) => problem,
-            Err(_) => Problem {
-                place: "the guest after it ran on".to_owned(),
-                text: found.as_str().map_or_else(|| found.to_string(), str::to_owned),
-            },
-        });
+    match goes_on(plan, destination, summary) {
+        Ok(found) => problems.extend(found),
+        // It is told beside what was found before, which may say why.
+        Err(error) if !crew.interrupted() => problems.push(Problem {
+            place: "the guest after it arrived".to_owned(),
+            text: format!("{error:#}"),
+        }),
+        Err(error) => return Err(error),
     }
     summary.verified = Some(problems.is_empty());
     let more = problems.len().saturating_sub(TOLD);
@@ -137,6 +150,27 @@ fn check(
     Ok(())
 }
 
+/// Lets the destination go on for a while; what is wrong with it then.
+fn goes_on(
+    plan: &Plan,
+    destination: &Side,
+    summary: &mut Summary,
+) -> Result<Vec<Problem>> {
+    let arrived = destination.works(&Done::default(), plan, 0)?;
+    summary.downtime_guest_ms = summary.downtime_ms.and(arrived.downtime_guest_ms);
+    destination.works(&arrived, plan, AFTERWARDS)?;
+    let frozen = destination.ask(&json!({ "command": "freeze" }))?;
+    let found = frozen.get("problems").and_then(Value::as_array).into_iter().flatten();
+    let problem = |found: &Value| match serde_json::from_value(found.clone()) {
+        Ok(problem) => problem,
+        Err(_) => Problem {
+            place: "the guest after it ran on".to_owned(),
+            text: found.as_str().map_or_else(|| found.to_string(), str::to_owned),
+        },
+    };
+    Ok(found.map(problem).collect())
+}
+
 /// One guest and the servers of its devices. The guest ends first.
 struct Side {
     guest: Process,
@@ -148,45 +182,46 @@ struct Side {
 }
 
 /// Starts everything, and waits until all of it is ready.
-fn stage(demo: &Demo, starter: &Starter, folder: &Path) -> Result<(Side, Side)> {
+fn stage(plan: &Plan, starter: &Starter, folder: &Path) -> Result<(Side, Side)> {
     let deadline = Instant::now() + READY;
     let serve = |side: &str, generation: Generation| -> Result<Vec<Process>> {
-        (0..demo.devices)
+        (0..plan.devices)
             .map(|n| {
                 let name = format!("{side}{n}");
                 let socket = folder.join(format!("{name}.sock"));
                 let arguments = [
                     "serve".to_owned(),
-                    "--model=accel".to_owned(),
+                    format!("--model={}", plan.model),
+                    format!("--ports={}", plan.ports),
                     format!("--name={name}"),
                     format!("--socket={}", socket.display()),
-                    format!("--capabilities={}", demo.capabilities),
-                    format!("--memory={}", demo.device_memory.bytes()),
+                    format!("--capabilities={}", plan.capabilities),
+                    format!("--memory={}", plan.device_memory.bytes()),
                     format!("--generation={generation}"),
                 ];
                 starter.start(&name, &arguments)
             })
             .collect()
     };
-    let (from, to) = demo.generation;
+    let (from, to) = plan.generation;
     let mut servers = [serve("source", from)?, serve("destination", to)?];
     for server in servers.iter_mut().flatten() {
         server.ready(deadline)?;
     }
     let machine = |side: &str| {
         let mut arguments = vec![
-            format!("--memory={}", demo.guest_memory.bytes()),
-            format!("--vcpus={}", demo.vcpus),
-            format!("--dirty-rate={}", demo.dirty_rate.bytes_per_second()),
-            format!("--dma-rate={}", demo.dma_rate.bytes_per_second()),
+            format!("--memory={}", plan.guest_memory.bytes()),
+            format!("--vcpus={}", plan.vcpus),
+            format!("--dirty-rate={}", plan.dirty_rate.bytes_per_second()),
+            format!("--dma-rate={}", plan.dma_rate.bytes_per_second()),
             format!("--control={}", folder.join(format!("{side}.ctl")).display()),
             format!("--digests={}", folder.join(format!("{side}.digests")).display()),
         ];
-        arguments.extend((0..demo.devices).map(|n| {
+        arguments.extend((0..plan.devices).map(|n| {
             let socket = folder.join(format!("{side}{n}.sock"));
             format!("--device=vfio-user:{}", socket.display())
         }));
-        if demo.p2p {
+        if plan.p2p {
             arguments.push("--p2p".to_owned());
         }
         arguments
@@ -201,7 +236,7 @@ fn stage(demo: &Demo, starter: &Starter, folder: &Path) -> Result<(Side, Side)> 
     let mut receive =
         guest("destination", vec!["receive".into(), "--from=tcp:127.0.0.1:0".into()])?;
     let mut run = vec!["run".to_owned(), "--hold".to_owned()];
-    run.extend(demo.inject.map(|inject| format!("--inject={inject}")));
+    run.extend(plan.inject.map(|inject| format!("--inject={inject}")));
     let mut run = guest("source", run)?;
     let ready = receive.ready(deadline)?;
     let place = ready.get("from").and_then(Value::as_str);
@@ -237,7 +272,8 @@ impl Side {
 
     /// What to say when it does not answer.
     fn died(&self) -> String {
-        if self.guest.ends_within(Duration::ZERO) {
+        // Its socket may be gone a moment before it is.
+        if self.guest.ends_within(PACE) {
             format!("the {} died{}", self.guest.name(), self.guest.last_words())
         } else {
             format!("the {} failed", self.guest.name())
@@ -265,7 +301,7 @@ impl Side {
 
     /// Waits until every vCPU wrote `more` pages, and every device `more` blocks, beyond
     /// those `before`; what they did then.
-    fn works(&self, before: &Done, demo: &Demo, more: u64) -> Result<Done> {
+    fn works(&self, before: &Done, plan: &Plan, more: u64) -> Result<Done> {
         let deadline = Instant::now() + WORK;
         let idle = |rate: crate::units::Rate| rate.bytes_per_second() == 0;
         let enough = |now: &[u64], before: &[u64], count: usize| {
@@ -280,9 +316,9 @@ impl Side {
                 Err(error) if error.is::<Refused>() => Done::default(),
                 other => other?,
             };
-            let vcpus = enough(&now.vcpus, &before.vcpus, demo.vcpus as usize);
-            let devices = enough(&now.devices, &before.devices, demo.devices.into());
-            if (vcpus || idle(demo.dirty_rate)) && (devices || idle(demo.dma_rate)) {
+            let vcpus = enough(&now.vcpus, &before.vcpus, plan.vcpus as usize);
+            let devices = enough(&now.devices, &before.devices, plan.devices.into());
+            if (vcpus || idle(plan.dirty_rate)) && (devices || idle(plan.dma_rate)) {
                 return Ok(now);
             }
             if self.guest.ends_within(PACE) {

@@ -11,7 +11,7 @@ use crate::guest::options::{MachineOptions, ReceiveOptions, RunOptions};
 /// Runs, receives or controls a guest.
 pub(super) fn run(command: GuestCommand, global: &Global) -> Result<Exit> {
     match command {
-        GuestCommand::Run { machine, paused, hold, inject } => {
+        GuestCommand::Run { machine, from, paused, hold, inject } => {
             let options = RunOptions {
                 control: machine.control.clone(),
                 digests: machine.digests.clone(),
@@ -20,7 +20,11 @@ pub(super) fn run(command: GuestCommand, global: &Global) -> Result<Exit> {
                 hold,
                 paused,
             };
-            Ok(status(Found::Guest(guest::run(options)?)))
+            let ended = match from {
+                Some(file) => guest::run_from(options, &file)?,
+                None => guest::run(options)?,
+            };
+            Ok(status(Found::Guest(ended)))
         }
         GuestCommand::Receive { from, machine } => {
             let options = ReceiveOptions {

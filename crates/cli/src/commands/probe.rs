@@ -1,20 +1,22 @@
 //! `vfio-migrate probe`: who a device is, and what a migration will do with it.
 
 use std::fmt::Write;
-use std::sync::Arc;
 
 use ::states::v2::{Capabilities, State};
+use abi::feature::{Feature, FeatureFlags};
 use abi::irq::IrqInfoFlags;
 use abi::pci::{irq_index, region_index};
 use abi::region::RegionFlags;
-use anyhow::{Context, Result};
-use control::{IrqInfo, RegionInfo, Transport, Withheld};
+use anyhow::{Result, anyhow};
+use control::{DmaLog, IrqInfo, RegionInfo, Withheld};
 use device::Digest;
-use port::{Bus, Device, Identity};
+use dirty::{IovaRange, PageSize};
+use host::{About, Way};
+use port::{Bus, Device, DirtySource, Identity};
 use serde_json::{Map, Value, json};
-use vfio_user::client::{Client, NoDma};
 
 use crate::args::Probe;
+use crate::devices::Reached;
 use crate::exit::{Exit, Found, status};
 use crate::output;
 use crate::report::{self, IdentitySummary};
@@ -26,9 +28,18 @@ const MOST: u32 = 64;
 /// Asks, and says.
 pub(super) fn run(probe: &Probe, json: bool) -> Result<Exit> {
     let device = &probe.device;
-    let client = device.connect(device.to_string(), Arc::new(NoDma))?;
-    let found = Findings::ask(client, probe.digest)
-        .with_context(|| format!("{device} cannot be probed"))?;
+    let reached = device.reach(device.to_string())?;
+    let kernel = KernelSide::ask(&reached)?;
+    let found = match (Findings::ask(&reached, probe.digest), kernel) {
+        (Ok(found), kernel) => Findings { kernel, ..found },
+        (Err(error), kernel) => {
+            // What it is, though it cannot migrate.
+            if let (Some(kernel), false) = (kernel, json) {
+                output::line(&format!("{device}\n{}", kernel.text()))?;
+            }
+            return Err(error.context(format!("{device} cannot be probed")));
+        }
+    };
     if json {
         output::json(&found.to_json())?;
     } else {
@@ -42,6 +53,8 @@ struct Findings {
     identity: Identity,
     state: State,
     stop_copy_bytes: Option<u64>,
+    longest_transaction: Option<u64>,
+    validated_at_start: bool,
     dma_log: Option<String>,
     regions: Vec<RegionInfo>,
     irqs: Vec<(u32, IrqInfo)>,
@@ -49,12 +62,109 @@ struct Findings {
     withheld: Vec<Withheld>,
     /// Where it was asked for, and the device has one.
     digest: Option<Digest>,
+    /// Of a device of the kernel's.
+    kernel: Option<KernelSide>,
+}
+
+/// What the system says of a device that the kernel has, and what its driver offers.
+struct KernelSide {
+    about: About,
+    features: Vec<(Feature, FeatureFlags)>,
+    /// Why the log that it offers is of no use.
+    silent_log: Option<String>,
+}
+
+/// What the log of a device is tried out on.
+const TRIED: u64 = 1 << 20;
+
+impl KernelSide {
+    fn ask(reached: &Reached) -> Result<Option<KernelSide>> {
+        let Reached::Kernel(host) = reached else { return Ok(None) };
+        let about = host.about().clone();
+        let mut features = Vec::new();
+        for feature in Feature::NAMED {
+            if *feature >= Feature::VFIO_MIGRATE_PRECOPY_INFO {
+                continue;
+            }
+            if let Some(operations) = host.feature_operations(*feature)? {
+                features.push((*feature, operations));
+            }
+        }
+        // Kernels without iommufd offer a log that no report comes from. It is tried
+        // where nobody else can have it running.
+        let mut silent_log = None;
+        if about.way.is_some()
+            && let Some(mut log) = DmaLog::open(reached.transport())?
+        {
+            let range = IovaRange::new(0, TRIED)?;
+            let tried = log.start(&[range], PageSize::FOUR_K).and_then(|()| log.stop());
+            silent_log = tried.err().map(|error| format!("{:#}", anyhow!(error)));
+        }
+        Ok(Some(KernelSide { about, features, silent_log }))
+    }
+
+    fn text(&self) -> String {
+        let About { driver, group, way, mediated, kernel, .. } = &self.about;
+        let unknown = || "not known".to_owned();
+        let mut lines = vec![
+            format!(
+                "  driver   {}{}",
+                driver.clone().unwrap_or_else(unknown),
+                if *mediated { ", which makes the device up (mdev)" } else { "" }
+            ),
+            format!("  group    {}", group.clone().unwrap_or_else(unknown)),
+            match way {
+                Some(Way::Group) => "  opened   by its group".to_owned(),
+                Some(Way::Cdev) => "  opened   by cdev and iommufd".to_owned(),
+                None => "  opened   by whoever handed it in".to_owned(),
+            },
+            format!("  kernel   {}", kernel.clone().unwrap_or_else(unknown)),
+            "  features".to_owned(),
+        ];
+        for (feature, operations) in &self.features {
+            let operations = verbs(*operations).join(", ");
+            lines.push(format!("    {:<28} {operations}", feature.to_string()));
+        }
+        if self.features.is_empty() {
+            lines.push("    none".to_owned());
+        }
+        lines.join("\n")
+    }
+
+    fn to_json(&self) -> Value {
+        let features: Vec<Value> = self
+            .features
+            .iter()
+            .map(|(feature, operations)| {
+                json!({
+                    "feature": feature.0,
+                    "name": feature.name(),
+                    "operations": verbs(*operations),
+                })
+            })
+            .collect();
+        json!({
+            "driver": self.about.driver,
+            "group": self.about.group,
+            "cdev": self.about.cdev,
+            "mediated": self.about.mediated,
+            "opened_by": self.about.way.map(|way| way.to_string()),
+            "release": self.about.kernel,
+            "features": features,
+        })
+    }
+}
+
+/// The operations of a feature, in words.
+fn verbs(operations: FeatureFlags) -> Vec<&'static str> {
+    let words = [(FeatureFlags::GET, "get"), (FeatureFlags::SET, "set")];
+    words.iter().filter(|(flag, _)| operations.contains(*flag)).map(|it| it.1).collect()
 }
 
 impl Findings {
-    fn ask(client: Client, digest: bool) -> Result<Findings> {
-        let transport: Arc<dyn Transport> = Arc::new(client.clone());
-        let mut device = control::open_any(Arc::clone(&transport))?;
+    fn ask(reached: &Reached, digest: bool) -> Result<Findings> {
+        let transport = reached.transport();
+        let mut device = reached.device()?;
         let info = transport.device_info()?;
         let mut regions = Vec::new();
         for index in 0..info.regions.min(MOST) {
@@ -77,12 +187,27 @@ impl Findings {
             identity: device.identity().clone(),
             state: device.state()?,
             stop_copy_bytes: device.stop_copy_bytes()?,
+            longest_transaction: device.longest_transaction(),
+            validated_at_start: device.validated_at_start(),
             dma_log: device.dirty_source()?.map(|log| log.name().to_owned()),
             regions,
             irqs,
             withheld: device.withheld().to_vec(),
-            digest: if digest { client.digest()? } else { None },
+            digest: match reached {
+                Reached::Server(client) if digest => client.digest()?,
+                _ => None,
+            },
+            kernel: None,
         })
+    }
+
+    /// Whether it tells which memory it wrote.
+    fn has_log(&self) -> bool {
+        self.dma_log.is_some() && self.silent_log().is_none()
+    }
+
+    fn silent_log(&self) -> Option<&str> {
+        self.kernel.as_ref()?.silent_log.as_deref()
     }
 
     fn to_json(&self) -> Value {
@@ -120,11 +245,16 @@ impl Findings {
             "state": self.state.name(),
             "states": words(self.identity.capabilities),
             "stop_copy_bytes": self.stop_copy_bytes,
-            "dma_log": self.dma_log.is_some(),
+            "longest_transaction": self.longest_transaction,
+            "validated_at_start": self.validated_at_start,
+            "dma_log": self.has_log(),
             "regions": regions,
             "irqs": irqs,
             "migration": { "will": self.will(), "will_not": self.will_not() },
         });
+        if let Some(kernel) = &self.kernel {
+            found["kernel"] = kernel.to_json();
+        }
         if !self.withheld.is_empty() {
             let each = self.withheld.iter();
             let each = each.map(|it| json!({ "what": it.what, "why": it.why }));
@@ -151,6 +281,9 @@ impl Findings {
         };
         let identity = IdentitySummary::from(&self.identity);
         line(format_args!("{device}: {}", report::identity(&identity)));
+        if let Some(kernel) = &self.kernel {
+            line(format_args!("{}", kernel.text()));
+        }
         line(format_args!("  state    {}", self.state));
         let capabilities = self.identity.capabilities;
         line(format_args!("  can be   {}", words(capabilities).join(", ")));
@@ -213,12 +346,19 @@ impl Findings {
                     .to_owned(),
             ),
         }
-        if self.dma_log.is_some() {
+        if let Some(longest) = self.longest_transaction {
+            will.push(format!(
+                "move its data in transactions of at most {}, each of which the other \
+                 side must take in one",
+                Size::from_bytes(longest)
+            ));
+        }
+        if self.has_log() {
             will.push("ask it which guest memory it wrote".to_owned());
         } else {
             will.push(
                 "send all memory that it can reach again while the guest is stopped: it \
-                 does not log its writes"
+                 does not tell what it wrote"
                     .to_owned(),
             );
         }
@@ -247,6 +387,12 @@ impl Findings {
         for Withheld { what, why } in &self.withheld {
             not.push(format!("use {what}, which it offers: {why}"));
         }
+        if let Some(why) = self.silent_log() {
+            not.push(format!("use the log of its writes, which it offers: {why}"));
+        }
+        if let Some(why) = self.kernel.as_ref().and_then(|it| it.about.forgets()) {
+            not.push(format!("put anything into it to stay: {why}"));
+        }
         if !capabilities.pre_copy() {
             not.push("move anything of it before the guest is stopped".to_owned());
         }
@@ -261,6 +407,13 @@ impl Findings {
             not.push(
                 "find config space and interrupt routing in its data: they are the VMM's \
                  to carry"
+                    .to_owned(),
+            );
+        }
+        if self.validated_at_start {
+            not.push(
+                "hear before it runs here whether it can take what it was given, if it \
+                 cannot stop after a load: that is known only then"
                     .to_owned(),
             );
         }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, anyhow};
 use engine::drive::{self, Leave, Offered, RestoreOptions, SaveOptions};
 use engine::migration::Options;
+use engine::migration::compat::{Field, Side, differences};
 use store::{FileError, SavedFile};
 
+use super::decode::begins_as_ours;
 use crate::args::{Global, Restore, Save};
-use crate::devices::{open_all, open_offered};
+use crate::devices::{open_all, open_lasting, open_offered};
 use crate::exit::{Exit, Found, Nonsense, status};
 use crate::output;
 use crate::progress::Show;
@@ -29,7 +31,10 @@ pub(super) fn save(save: &Save, global: &Global) -> Result<Exit> {
         )
         .into());
     }
-    let devices = open_all(&save.devices.devices)?;
+    let devices = match save.stop {
+        true => open_lasting(&save.devices.devices)?,
+        false => open_all(&save.devices.devices)?,
+    };
     let (cancel, _watching) = cancelled_by_signals()?;
     let mut file =
         SavedFile::create_unless(output, save.replace, &cancel).map_err(|error| {
@@ -68,13 +73,23 @@ pub(super) fn restore(restore: &Restore, global: &Global) -> Result<Exit> {
         cancel,
     };
     let named = || format!("cannot restore {}", name(input));
+    let mut known = Vec::new();
     if file.is_regular() {
-        drive::verify(&mut file, options.patience).with_context(named)?;
+        begins_as_ours(input).with_context(named)?;
+        known = drive::saved_sides(&mut file, options.patience).with_context(named)?;
         file.rewind()?;
     }
     let show = Arc::new(Show::new(global.json, global.verbose > 0));
-    let open =
-        |offered: &[Offered]| open_offered(&restore.devices.devices, offered.len());
+    let open = |offered: &[Offered]| {
+        let devices = open_offered(&restore.devices.devices, offered.len())?;
+        // The rest is compared in any case; this is known only of a whole file.
+        let pairs = known.iter().zip(&devices);
+        let reasons =
+            pairs.flat_map(|(saved, into)| differences(saved, &Side::of(&**into)));
+        let long = reasons.filter(|(field, _)| *field == Field::Transactions);
+        let long: Vec<String> = long.map(|(_, what)| what).collect();
+        if long.is_empty() { Ok(devices) } else { Err(long) }
+    };
     let restored = drive::restore(&mut file, open, &options, show);
     let report = restored.result.with_context(named)?;
     tell(&FileReport::restored(input, &report), global)?;

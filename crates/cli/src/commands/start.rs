@@ -8,14 +8,14 @@ use engine::devices::DeviceSet;
 use serde_json::{Value, json};
 
 use crate::args::{Global, Start};
-use crate::devices::open_all;
+use crate::devices::open_lasting;
 use crate::exit::{Exit, Found, status};
 use crate::output;
 use crate::progress::Show;
 
 /// Starts them, through the peer-to-peer barrier.
 pub(super) fn run(start: &Start, global: &Global) -> Result<Exit> {
-    let mut devices = open_all(&start.devices.devices)?;
+    let mut devices = open_lasting(&start.devices.devices)?;
     let names: Vec<String> = devices.iter().map(|d| d.name().to_owned()).collect();
     if start.reset {
         for device in &mut devices {

@@ -1,4 +1,4 @@
-//! The guest's driver of one accelerator.
+//! The guest's driver of an accelerator.
 //!
 //! ```text
 //!   BAR2   0 ............ window ............. end - peer - 1 ... end - 1
@@ -10,20 +10,22 @@
 //! What each part holds follows from sequence numbers: the guest's own for window and
 //! commands, the devices' counters for the rest.
 
+mod driving;
+mod expected;
+
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use control::{Transport, TransportError};
-use device::Digest;
 use models::accel::registers as reg;
-use models::accel::{BAR0, BAR2, CONFIG, MSIX};
+use models::accel::{BAR0, BAR2, MSIX};
 use serde::{Deserialize, Serialize};
 use sys::SharedMemory;
-use vfio_user::Client;
 
+use super::device::Round;
 use super::layout::{Area, PAGE};
-use super::lines::{self, Lines};
+use super::lines;
 use super::page::{BYTES, Page, Stamp};
 
 /// Who writes windows: this and the number of the device.
@@ -37,21 +39,16 @@ const BATCH: u64 = 64;
 
 /// One accelerator as the guest drives it.
 pub(super) struct Accel {
-    /// Its place among the devices.
-    pub(super) number: usize,
-    /// The way to it.
-    pub(super) transport: Arc<dyn Transport>,
-    client: Client,
-    /// Its interrupts.
-    pub(super) lines: Arc<Lines>,
+    number: usize,
+    transport: Arc<dyn Transport>,
     /// What is where in its memory.
     pub(super) plan: Plan,
     /// What it uses of RAM.
-    pub(super) area: Area,
-    /// A copy of [`Driver::window`], readable at any time.
-    pub(super) window_written: AtomicU64,
-    /// A copy of [`Driver::commands`], readable at any time.
-    pub(super) commands_over: AtomicU64,
+    area: Area,
+    /// A copy of [`AccelDriver::window`], readable at any time.
+    window_written: AtomicU64,
+    /// A copy of [`AccelDriver::commands`], readable at any time.
+    commands_over: AtomicU64,
     window: Option<SharedMemory>,
 }
 
@@ -94,7 +91,7 @@ impl Plan {
 /// What the driver of one device remembers; part of its vCPU's registers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Driver {
+pub(super) struct AccelDriver {
     /// The device.
     pub(super) device: usize,
     /// Window blocks written so far.
@@ -118,11 +115,11 @@ pub(super) enum Stage {
     Back,
 }
 
-impl Driver {
+impl AccelDriver {
     /// The driver of a device that was just started.
-    pub(super) fn new(device: usize, plan: &Plan) -> Driver {
+    pub(super) fn new(device: usize, plan: &Plan) -> AccelDriver {
         let window = plan.window;
-        Driver { device, window, commands: 0, stage: Stage::Idle, checked: 0 }
+        AccelDriver { device, window, commands: 0, stage: Stage::Idle, checked: 0 }
     }
 
     /// Commands that were started.
@@ -160,39 +157,34 @@ fn window_write(device: usize, sequence: u64, plan: &Plan) -> Stamp {
 }
 
 impl Accel {
+    /// The name that the device's digest has for the blocks of its ring.
+    pub(super) const SENT: &str = "ring_sent";
+
     /// Opens the driver's way to a device, changing nothing.
     pub(super) fn open(
         number: usize,
-        client: Client,
+        transport: Arc<dyn Transport>,
         area: Area,
         peer: bool,
     ) -> Result<Accel> {
-        let transport: Arc<dyn Transport> = Arc::new(client.clone());
-        let name = transport.name().to_owned();
-        let info = transport
-            .region_info(BAR2)
-            .with_context(|| format!("{name} does not tell its memory"))?;
+        let info = transport.region_info(BAR2).context("ask for its memory")?;
         let window = info.areas.first().map_or(0, |(_, size)| *size);
         if info.areas.iter().any(|(offset, _)| *offset != 0) {
-            bail!("{name} has a mapped window that is not at the start of its memory");
+            bail!("it has a mapped window that is not at the start of its memory");
         }
-        let plan = Plan::new(info.size, window, peer).context(name.clone())?;
+        let plan = Plan::new(info.size, window, peer)?;
         let window = if plan.window > 0 {
-            let mapped = transport.region_map(BAR2, 0);
-            let mapped = mapped.with_context(|| format!("{name}: map its window"))?;
+            let mapped = transport.region_map(BAR2, 0).context("map its window")?;
             if mapped.offset != 0 || mapped.memory.len() < plan.window * PAGE {
-                bail!("{name} maps another window than it has announced");
+                bail!("it maps another window than it has announced");
             }
             Some(mapped.memory)
         } else {
             None
         };
-        let lines = Arc::new(Lines::new().context("eventfds")?);
         Ok(Accel {
             number,
             transport,
-            client,
-            lines,
             plan,
             area,
             window_written: AtomicU64::new(plan.window),
@@ -201,19 +193,16 @@ impl Accel {
         })
     }
 
-    /// The name of the device.
-    pub(super) fn name(&self) -> &str {
+    fn name(&self) -> &str {
         self.transport.name()
     }
 
-    /// The device's own digest of what it holds.
-    pub(super) fn digest(&self) -> Result<Digest> {
-        let digest = self.client.digest().context("ask for its digest")?;
-        digest.context("the device has no digest of what it holds")
+    /// Bytes of its own memory.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.plan.blocks * PAGE
     }
 
-    /// Reads a register.
-    pub(super) fn register(&self, at: u64) -> Result<u64, TransportError> {
+    fn register(&self, at: u64) -> Result<u64, TransportError> {
         let mut bytes = [0; 8];
         self.transport.region_read(BAR0, at, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
@@ -224,18 +213,56 @@ impl Accel {
     }
 
     /// The guest finds the device: addresses, decoding, bus mastering, MSI-X.
-    pub(super) fn configure(&self, small: (u64, u64), big: u64) -> Result<()> {
-        let write = |at: u64, bytes: &[u8]| {
-            let written = self.transport.region_write(CONFIG, at, bytes);
-            written.with_context(|| format!("{}: config space", self.name()))
-        };
+    pub(super) fn configure(
+        write: &dyn Fn(u16, &[u8]) -> Result<()>,
+        small: (u64, u64),
+        big: u64,
+    ) -> Result<()> {
         write(0x10, &(small.0 as u32).to_le_bytes())?;
         write(0x18, &(big as u32).to_le_bytes())?;
         write(0x1c, &((big >> 32) as u32).to_le_bytes())?;
         write(0x20, &(small.1 as u32).to_le_bytes())?;
         // MSI-X on; memory decoding and bus master.
-        write(MSIX as u64 + 2, &0x8000_u16.to_le_bytes())?;
+        write(MSIX as u16 + 2, &0x8000_u16.to_le_bytes())?;
         write(0x04, &0x0006_u16.to_le_bytes())
+    }
+
+    /// Whether registers could be those of this device's driver.
+    pub(super) fn fits(&self, driver: &AccelDriver, most: u64) -> bool {
+        (self.plan.window..most).contains(&driver.window)
+            && [driver.commands, driver.checked].iter().all(|count| *count <= most)
+    }
+
+    /// Lets everybody see how far the driver is.
+    pub(super) fn show(&self, driver: &AccelDriver) {
+        self.window_written.store(driver.window, Ordering::Release);
+        self.commands_over.store(driver.commands, Ordering::Release);
+    }
+
+    /// Pairs of commands that are over.
+    pub(super) fn commands_over(&self) -> u64 {
+        self.commands_over.load(Ordering::Acquire)
+    }
+
+    /// Blocks that it wrote by itself. It has to run.
+    pub(super) fn sent(&self) -> Result<u64, TransportError> {
+        self.register(reg::RING + reg::SENT)
+    }
+
+    /// Everything that counts writes to RAM and to its memory. It has to run.
+    pub(super) fn rounds(&self) -> Result<Vec<Round>, TransportError> {
+        let Plan { own, window, peer, .. } = self.plan;
+        let round = |count, pages, blocks| Round { count, lag: 0, pages, blocks };
+        // The pair that was under way may have written before.
+        let over = |blocks| Round { lag: 1, ..round(self.commands_over(), 1, blocks) };
+        Ok(vec![
+            round(self.sent()?, self.area.slots, own),
+            round(self.window_written.load(Ordering::Acquire), 0, window),
+            round(self.register(reg::RECEIVED)?, 0, peer),
+            // Out to the device, and back.
+            over(1),
+            over(0),
+        ])
     }
 
     /// The driver starts the device: it writes `rate` bytes a second by itself, and
@@ -245,9 +272,7 @@ impl Accel {
         let failed = || format!("{name}: registers");
         let id = self.register(reg::ID).with_context(failed)?;
         if id != reg::ID_VALUE {
-            bail!(
-                "{name} is no accelerator that the guest has a driver for (id {id:#x})"
-            );
+            bail!("{name} has the ids of an accelerator and is none (id {id:#x})");
         }
         self.fill_window()?;
         let run = if rate > 0 { reg::RUN } else { 0 };
@@ -289,7 +314,7 @@ impl Accel {
     }
 
     /// The guest writes the next block of the window, through its mapping.
-    pub(super) fn write_window(&self, sequence: u64, page: &mut Page) {
+    fn write_window(&self, sequence: u64, page: &mut Page) {
         let Some(window) = &self.window else { return };
         let stamp = window_write(self.number, sequence, &self.plan);
         stamp.fill(page);
@@ -309,7 +334,7 @@ impl Accel {
     }
 
     /// Starts one command of a pair.
-    pub(super) fn command(&self, stage: Stage) -> Result<(), TransportError> {
+    fn command(&self, stage: Stage) -> Result<(), TransportError> {
         let (kind, iova) = match stage {
             Stage::Idle => return Ok(()),
             Stage::Out => (reg::COPY_TO_DEVICE, self.area.outgoing),

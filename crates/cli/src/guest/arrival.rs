@@ -1,18 +1,19 @@
 //! A guest comes in from another host.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use engine::Machine;
-use engine::drive::{Incoming, Offered, Received};
+use engine::drive::{GuestFile, Incoming, Offered, Played, Playing, Received};
 use engine::migration::Options;
 use engine::migration::sink::Ending;
 use link::{Acceptor, Connection, Listener};
-use port::ChannelError;
+use port::{ChannelError, Receive};
 
-use super::options::MachineOptions;
+use super::options::{Inject, MachineOptions};
 use super::process::{Guest, Remember};
 use super::vm::Vm;
 use crate::output;
@@ -57,7 +58,7 @@ fn one(
         let (guest, machine) = (Arc::clone(guest), machine.clone());
         let opened = Arc::clone(&opened);
         Box::new(move |offered: &[Offered]| {
-            let (vm, lent) = build(&guest, &machine, offered)?;
+            let (vm, lent) = build(&guest, &machine, false, None, offered)?;
             opened.store(true, Ordering::Release);
             guest.opened(vm);
             Ok(lent)
@@ -71,15 +72,83 @@ fn one(
     let incoming =
         Incoming::new(Box::new(control), Box::new(accept), store, token, patience, open)
             .observer(Arc::new(observer));
-    guest.receiving(incoming.handle());
+    guest.receiving(incoming.handle(), Arc::default());
     let Received { machine, store: _, ending } = incoming.run();
     Ok(settle(guest, machine, ending, opened.load(Ordering::Acquire)))
+}
+
+/// How a guest from a file is run.
+pub(super) struct Playback {
+    /// The machine that it comes into.
+    pub(super) machine: MachineOptions,
+    /// See [`RunOptions::hold`](super::options::RunOptions::hold).
+    pub(super) hold: bool,
+    /// What is to be broken in its next migration.
+    pub(super) inject: Option<Inject>,
+    /// Whether it stays paused.
+    pub(super) paused: bool,
+    /// What was found in the file, where it could be read before.
+    pub(super) found: Option<GuestFile>,
+    /// Ends every wait for the file.
+    pub(super) unless: Arc<AtomicBool>,
+}
+
+/// Takes the guest in that is in a file called `name`; whether it is paused. `None`
+/// where none came: the process then ends with status 1.
+pub(super) fn play(
+    guest: &Arc<Guest>,
+    from: Box<dyn Receive>,
+    how: &Playback,
+    name: &Path,
+) -> Option<bool> {
+    let open = {
+        let (guest, machine) = (Arc::clone(guest), how.machine.clone());
+        let (hold, inject) = (how.hold, how.inject);
+        Box::new(move |offered: &[Offered]| {
+            let (vm, lent) = build(&guest, &machine, hold, inject, offered)?;
+            guest.opened(vm);
+            Ok(lent)
+        })
+    };
+    let patience = Options::default().patience;
+    let observer = Remember { guest: Arc::clone(guest), tell: |_| {} };
+    let playing =
+        Playing::new(from, patience, open, how.paused).observer(Arc::new(observer));
+    let playing = match &how.found {
+        Some(found) => playing.verified(found),
+        None => playing,
+    };
+    guest.receiving(playing.handle(), Arc::clone(&how.unless));
+    let Played { machine, ending, file } = playing.run();
+    let why = match (&ending, file) {
+        (Ending::Running { paused }, _) => {
+            let paused = *paused;
+            guest.arrived(machine, None);
+            return Some(paused);
+        }
+        (Ending::NotStarted(why), _) => {
+            let note = format!("the guest is here and stays paused: {why}");
+            output::note(&note);
+            guest.arrived(machine, Some(note));
+            return Some(true);
+        }
+        (_, Err(cause)) => cause.to_string(),
+        (Ending::Refused(reasons), _) => reasons.join("; "),
+        (Ending::Discarded(cause) | Ending::InDoubt(cause), _) => cause.to_string(),
+    };
+    let note = format!("cannot run a guest from {}: {why}", name.display());
+    output::note(&format!("vfio-migrate: {note}"));
+    guest.listening(Some(note));
+    guest.end_unless_quitting(1);
+    None
 }
 
 /// Makes the machine that the guest moves into.
 fn build(
     guest: &Guest,
     options: &MachineOptions,
+    hold: bool,
+    inject: Option<Inject>,
     offered: &[Offered],
 ) -> Result<(Arc<Vm>, Machine), Vec<String>> {
     if offered.len() != options.devices.len() {
@@ -91,7 +160,7 @@ fn build(
         )]);
     }
     let text = |error: anyhow::Error| vec![format!("the destination: {error:#}")];
-    let vm = Vm::build(options, false, None).map_err(text)?;
+    let vm = Vm::build(options, hold, inject).map_err(text)?;
     let machine = vm.machine(guest.lending()).map_err(text)?;
     Ok((Arc::new(vm), machine))
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use port::{Vcpus, VmmError};
 
-use super::accel::{Accel, Driver};
 use super::barrier::Barrier;
+use super::device::{Device, Driver};
 use super::memory::Ram;
 use super::options::MachineOptions;
 use super::page::{BYTES, Random};
@@ -29,7 +29,7 @@ pub(super) struct Board {
     /// RAM.
     pub(super) ram: Arc<Ram>,
     /// The devices, as the guest drives them.
-    pub(super) devices: Vec<Accel>,
+    pub(super) devices: Vec<Device>,
     /// Where vCPUs park.
     pub(super) barrier: Barrier,
     /// The registers of each vCPU. Its thread has them while it works.
@@ -46,7 +46,7 @@ impl Board {
     /// A machine that was not booted: its registers say what booting would leave.
     pub(super) fn new(
         ram: Arc<Ram>,
-        devices: Vec<Accel>,
+        devices: Vec<Device>,
         options: &MachineOptions,
     ) -> Board {
         let layout = ram.layout();
@@ -65,9 +65,7 @@ impl Board {
                     random: random.0,
                     rate: options.dirty_rate / u64::from(options.vcpus),
                     busy: options.dma_rate > 0,
-                    drivers: mine
-                        .map(|device| Driver::new(device.number, &device.plan))
-                        .collect(),
+                    drivers: mine.map(Device::driver).collect(),
                     active_ns: 0,
                 })
             })
@@ -118,7 +116,7 @@ impl Board {
     pub(super) fn driver(&self, device: usize) -> Option<Driver> {
         self.vcpus.iter().find_map(|registers| {
             let registers = locked(registers);
-            registers.drivers.iter().find(|driver| driver.device == device).cloned()
+            registers.drivers.iter().find(|driver| driver.device() == device).cloned()
         })
     }
 }

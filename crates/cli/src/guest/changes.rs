@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use control::TransportError;
-use models::accel::registers as reg;
 use port::Gate;
 
 use super::board::Board;
+use super::device::Round;
 use super::options::MachineOptions;
 use crate::report::Changed;
 
@@ -65,15 +65,8 @@ pub(super) struct Seen {
 /// Everything that counts writes.
 struct Counts {
     vcpus: Vec<u64>,
-    devices: Vec<DeviceCounts>,
-}
-
-#[derive(Clone, Copy)]
-struct DeviceCounts {
-    window: u64,
-    commands: u64,
-    ring: u64,
-    received: u64,
+    /// In an order that does not change.
+    devices: Vec<Round>,
 }
 
 impl Changes {
@@ -101,19 +94,11 @@ impl Changes {
     fn counts(&self) -> Result<Counts, TransportError> {
         let board = &self.board;
         let next = |shown: &super::vcpu::Shown| shown.next.load(Ordering::Acquire);
-        let devices: Result<_, TransportError> = board
-            .devices
-            .iter()
-            .map(|device| {
-                Ok(DeviceCounts {
-                    window: device.window_written.load(Ordering::Acquire),
-                    commands: device.commands_over.load(Ordering::Acquire),
-                    ring: device.register(reg::RING + reg::SENT)?,
-                    received: device.register(reg::RECEIVED)?,
-                })
-            })
-            .collect();
-        Ok(Counts { vcpus: board.shown.iter().map(next).collect(), devices: devices? })
+        let mut devices = Vec::new();
+        for device in &board.devices {
+            devices.extend(device.rounds()?);
+        }
+        Ok(Counts { vcpus: board.shown.iter().map(next).collect(), devices })
     }
 
     fn look(&self, since: &Counts) -> Result<Seen, TransportError> {
@@ -125,18 +110,11 @@ impl Changes {
             pages += own.min(after.saturating_sub(*before));
         }
         let (mut blocks, mut all) = (0, 0);
-        let devices = since.devices.iter().zip(&now.devices);
-        for (device, (before, after)) in board.devices.iter().zip(devices) {
-            let ring = after.ring.saturating_sub(before.ring);
-            // The pair that was under way when it began may have written before.
-            let commands = after.commands.saturating_sub(before.commands) >= 2;
-            pages += device.area.slots.min(ring) + if commands { 2 } else { 0 };
-            let plan = &device.plan;
-            all += plan.blocks;
-            blocks += plan.own.min(ring)
-                + plan.window.min(after.window.saturating_sub(before.window))
-                + plan.peer.min(after.received.saturating_sub(before.received))
-                + u64::from(commands);
+        for (before, after) in since.devices.iter().zip(&now.devices) {
+            let new = after.count.saturating_sub(before.count).saturating_sub(after.lag);
+            pages += after.pages.min(new);
+            blocks += after.blocks.min(new);
+            all += after.blocks;
         }
         Ok(Seen {
             pages: Changed { changed: pages, of: board.ram.layout().pages() },

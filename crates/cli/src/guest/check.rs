@@ -10,6 +10,7 @@
 //! | registers and timer are the same | a section was lost, or the timer ticked |
 //! | device counters are the same | a device took or did something in between |
 //! | raised = handled + pending, on each side, by vector | an interrupt was lost or came twice |
+//! | a line that is up is pending, on each side | the guest will never hear of it |
 //! | what a device sent is what its peer received, each block once | a peer write was lost, came twice or too late |
 //! | no access reached a device that was stopped, and it tried nothing | the barrier does not hold |
 
@@ -27,6 +28,13 @@ const LISTED: usize = 20;
 /// tried to do then.
 const STOPPED: &str = "_while_stopped";
 
+/// How the counters begin that say how often a vector was heard.
+const SENT: &str = "irq_sent_";
+
+/// How the counters begin that say whether a line is up, of a device whose interrupt is a
+/// level.
+const LINE_UP: &str = "irq_waits_";
+
 /// What was compared and found the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -36,7 +44,7 @@ pub struct Summary {
     pub chunks: u64,
     /// Blocks that the devices wrote, all together.
     pub blocks: u64,
-    /// Interrupts that they raised, all together.
+    /// Interrupts of theirs that were handled or are pending, all together.
     pub interrupts: u64,
 }
 
@@ -98,7 +106,7 @@ pub fn compare(source: &Digests, destination: &Digests) -> Result<Summary, Vec<P
         pages: ours.pages,
         chunks,
         blocks: total(&ours.devices, "ring_sent") + total(&ours.devices, "peer_sent"),
-        interrupts: ours.devices.iter().map(|d| raised(d).iter().sum::<u64>()).sum(),
+        interrupts: ours.devices.iter().map(interrupts).sum(),
     })
 }
 
@@ -107,12 +115,20 @@ pub fn consistent(side: &Digests, name: &str) -> Vec<Problem> {
     let mut found = Found::default();
     let devices = &side.header.devices;
     for device in devices {
-        for (vector, raised) in raised(device).into_iter().enumerate() {
-            let handled = device.handled.get(vector).copied().unwrap_or(0);
+        for vector in 0..device.handled.len() {
+            let handled = device.handled[vector];
             let pending = device.pending.get(vector).copied().unwrap_or(0);
+            let place = || format!("interrupts of {}, vector {vector}", device.name);
+            // How often a level was heard says nothing.
+            if let Some(up) = device.find(&format!("{LINE_UP}{vector}")) {
+                if up > 0 && pending == 0 {
+                    found.add(place(), || format!("{name}: the line is up, unheard"));
+                }
+                continue;
+            }
+            let raised = device.counter(&format!("{SENT}{vector}"));
             if handled.checked_add(pending) != Some(raised) {
-                let place = format!("interrupts of {}, vector {vector}", device.name);
-                found.add(place, || {
+                found.add(place(), || {
                     format!(
                         "{name}: {raised} raised, {handled} handled and {pending} pending"
                     )
@@ -187,11 +203,9 @@ fn device(found: &mut Found, a: (&Device, &Vec<u32>), b: (&Device, &Vec<u32>)) {
     }
 }
 
-/// Interrupts that a device raised and somebody heard, by vector.
-fn raised(device: &Device) -> Vec<u64> {
-    (0..device.handled.len())
-        .map(|vector| device.counter(&format!("irq_sent_{vector}")))
-        .collect()
+/// Interrupts of a device that somebody heard.
+fn interrupts(device: &Device) -> u64 {
+    device.handled.iter().chain(&device.pending).fold(0, |sum, n| sum.saturating_add(*n))
 }
 
 fn total(devices: &[Device], counter: &str) -> u64 {
@@ -289,6 +303,28 @@ mod tests {
         other.header.devices[0].pending[0] = 0;
         other.header.devices[0].handled[0] = 7;
         compare(&side(), &other).unwrap();
+    }
+
+    #[test]
+    fn a_line_that_is_up_and_that_nobody_hears_is_found() {
+        let line = |up: u64, handled: u64, pending: u64| {
+            let mut side = side();
+            let device = &mut side.header.devices[1];
+            device.counters.push(("irq_waits_0".to_owned(), up));
+            (device.handled, device.pending) = (vec![handled], vec![pending]);
+            side
+        };
+        // However often it was heard, and whether it went down again since.
+        for (up, pending) in [(0, 0), (1, 1), (0, 1), (1, 3)] {
+            let side = line(up, 40, pending);
+            compare(&side, &side).unwrap();
+        }
+        let found = places(&line(1, 40, 0), &line(1, 40, 0));
+        assert!(found.iter().all(|place| place == "interrupts of accel1, vector 0"));
+        // On the way it may neither get lost nor come twice.
+        for (handled, pending) in [(40, 2), (39, 1), (40, 0)] {
+            assert!(!places(&line(1, 40, 1), &line(1, handled, pending)).is_empty());
+        }
     }
 
     #[test]

@@ -17,9 +17,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sys::socket::Listener;
 
-use super::departure;
 use super::process::Guest;
 use super::token::Refusal;
+use super::{departure, snapshot};
 
 /// The longest request, in bytes.
 const LONGEST: u64 = 64 << 10;
@@ -50,6 +50,7 @@ enum Request {
         bytes_per_s: Option<u64>,
     },
     Migrate(departure::Request),
+    Snapshot(snapshot::Request),
 }
 
 /// Serves the socket until the guest's process is to end.
@@ -144,6 +145,12 @@ fn perform(guest: &Arc<Guest>, request: Request, say: &dyn Fn(Value)) -> Result<
             })?;
             say(json!({ "report": report }));
         }
+        Request::Snapshot(request) => {
+            let report = snapshot::snapshot(guest, &request, &|event| {
+                say(json!({ "progress": event }));
+            })?;
+            say(json!({ "report": report }));
+        }
     }
     Ok(())
 }
@@ -181,6 +188,8 @@ mod tests {
             r#"{"command":"migrate","to":"tcp:127.0.0.1:7600","downtime_limit_ms":300,
                 "max_time_s":300,"on_timeout":"fail","channels":1}"#,
             r#"{"command":"migrate","to":"unix:/run/a"}"#,
+            r#"{"command":"snapshot","file":"/a"}"#,
+            r#"{"command":"snapshot","file":"/a","stop":true,"replace":true}"#,
         ] {
             parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         }
@@ -195,6 +204,8 @@ mod tests {
             r#"{"command":"quit","discard":1}"#,
             r#"{"command":"quit","discart":true}"#,
             r#"{"command":"migrate"}"#,
+            r#"{"command":"snapshot"}"#,
+            r#"{"command":"snapshot","file":"/a","halt":true}"#,
             r#"{"command":"set-rate","bytes_per_s":-1}"#,
             r#"{"command":"migrate","to":"nowhere"}"#,
             r#"{"command":"migrate","to":"unix:/a","on_timeout":"never"}"#,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 use engine::Machine;
 use engine::drive::{Outgoing, Sent};
 use engine::migration::{
@@ -97,6 +97,12 @@ pub(super) fn migrate(
     let began = Instant::now();
     let (events, heard) = channel();
     let limit = RateLimit::new(request.rate_bytes_per_s);
+    // Before the guest is lent: where there is no thread, it has lost nothing.
+    let (lend, lent) = channel::<Outgoing>();
+    let driver = std::thread::Builder::new()
+        .name("migration".to_owned())
+        .spawn(move || lent.recv().map(Outgoing::run))
+        .context("cannot start a thread")?;
     let (outgoing, vm) = {
         // Before the guest is touched.
         let dialled = link::dial(&request.to, CONNECT);
@@ -125,10 +131,7 @@ pub(super) fn migrate(
             (outgoing, handle)
         })?
     };
-    let driver = std::thread::Builder::new()
-        .name("migration".to_owned())
-        .spawn(move || outgoing.run())
-        .context("cannot start a thread")?;
+    let _ = lend.send(outgoing);
     // A thread that is stuck in a device may keep the observer for ever.
     loop {
         match heard.recv_timeout(LOOK) {
@@ -137,7 +140,11 @@ pub(super) fn migrate(
             Err(_) => break,
         }
     }
-    let sent = driver.join().map_err(|_| anyhow!("the engine panicked"))?;
+    let Ok(Ok(sent)) = driver.join() else {
+        let text = "the engine panicked in a migration";
+        guest.in_doubt(None, text.to_owned());
+        bail!("{text}");
+    };
     Ok(settle(guest, &vm, sent))
 }
 
@@ -155,14 +162,7 @@ fn settle(guest: &Guest, vm: &Vm, sent: Sent) -> Value {
     let note = error.to_string();
     match error.recovery() {
         Recovery::Retry | Recovery::SourceResumed | Recovery::DeviceLost => {
-            // A device whose thread is stuck did not come back: there is no machine.
-            guest
-                .lost(error.devices.iter().map(String::as_str), &error.cause.to_string());
-            let whole = machine.devices.len() == vm.board.devices.len();
-            guest.arrived(whole.then_some(machine), Some(note));
-            if pause_pending && let Err(error) = guest.pause() {
-                tracing::warn!(error = format!("{error:#}"), "cannot pause the guest");
-            }
+            guest.back(vm, machine, &error, note, pause_pending);
         }
         Recovery::InDoubt => guest.in_doubt(Some(machine), note),
         Recovery::Moved => guest.moved(machine, Some(note)),

@@ -68,9 +68,14 @@ pub struct Device {
 }
 
 impl Device {
+    /// One of its counters, where it has one of that name.
+    pub fn find(&self, name: &str) -> Option<u64> {
+        self.counters.iter().find(|(known, _)| known == name).map(|(_, n)| *n)
+    }
+
     /// One of its counters; 0 where it has none of that name.
     pub fn counter(&self, name: &str) -> u64 {
-        self.counters.iter().find(|(known, _)| known == name).map_or(0, |(_, n)| *n)
+        self.find(name).unwrap_or(0)
     }
 }
 

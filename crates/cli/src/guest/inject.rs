@@ -3,6 +3,8 @@
 //! Each is a wrapper around one port: neither the engine nor the guest has a branch for
 //! it. What they break is found by the digests alone.
 
+mod save;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +16,11 @@ use port::{
     MemoryRegion, SourceError, Space, Vcpus, VmmError,
 };
 
+pub(super) use save::DamageSave;
+
+use super::accel::Accel;
 use super::board::Board;
+use super::device::Device;
 use super::layout::PAGE;
 use super::peers::Peers;
 
@@ -285,7 +291,8 @@ impl Interrupts for DropCount {
     }
 }
 
-/// `device`: one byte of a source device's memory, after its digest was taken.
+/// `device`: one byte of the memory of a source device with a window, after its digest
+/// was taken.
 pub(super) struct DamageDevice {
     pub(super) inner: Option<Box<dyn Inspect>>,
     pub(super) board: Arc<Board>,
@@ -296,7 +303,8 @@ impl Inspect for DamageDevice {
         if let Some(inner) = &mut self.inner {
             inner.stopped()?;
         }
-        if self.board.devices.iter().any(super::accel::Accel::damage) {
+        let mut accels = self.board.devices.iter().filter_map(Device::accel);
+        if accels.any(Accel::damage) {
             return Ok(());
         }
         Err(VmmError::new("inject", "change a byte of a device", "no mapped window"))

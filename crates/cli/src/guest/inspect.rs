@@ -66,13 +66,15 @@ pub(super) fn digests(board: &Board, p2p: bool) -> Result<Digests> {
             let name = device.name();
             let found = device.digest().with_context(|| format!("digest of {name}"))?;
             let chunks = found.chunks.len() as u64;
+            let vectors = device.lines.vectors();
+            let pending = device.lines.pending().context("eventfds")?;
             let device = Device {
                 name: name.to_owned(),
                 chunk_bytes: found.chunk_bytes,
                 chunks,
                 counters: found.counters,
-                handled: device.lines.handled().into(),
-                pending: device.lines.pending().context("eventfds")?.into(),
+                handled: device.lines.handled()[..vectors].into(),
+                pending: pending[..vectors].into(),
             };
             Ok((device, found.chunks))
         })

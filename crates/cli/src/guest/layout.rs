@@ -5,10 +5,12 @@
 //!   0            device areas: ring, command pages      0
 //!   ...          pages of the vCPUs                     ...
 //!   3 GiB        - end of low RAM -                     3 GiB
-//!   0xe000_0000  BAR0 and BAR4 of each device
+//!   0xe000_0000  BAR0 and BAR4 of each accelerator
 //!   4 GiB        rest of RAM, if there is more          3 GiB
-//!   above        BAR2 of each device, by its size
+//!   above        BAR2 of each accelerator, by its size
 //! ```
+//!
+//! A uart uses no RAM, and has its ports in the I/O space.
 //!
 //! Devices use the same addresses: the IOVA of a byte is its guest-physical address.
 
@@ -24,11 +26,14 @@ const LOW: u64 = 3 << 30;
 const HIGH: u64 = 4 << 30;
 /// The first 32-bit BAR.
 const BARS: u64 = 0xe000_0000;
+/// The first I/O BAR.
+const PORTS: u32 = 0xc000;
 
 /// The address space of one guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     memory: u64,
+    /// Devices that use RAM.
     devices: u64,
     ring_slots: u64,
 }
@@ -47,7 +52,8 @@ pub(super) struct Area {
 }
 
 impl Layout {
-    /// `memory` is a multiple of the page size from 4 MiB on, `devices` at most 16.
+    /// `memory` is a multiple of the page size from 4 MiB on, `devices` those that use
+    /// it: at most 16.
     pub(super) fn new(memory: u64, devices: usize) -> Layout {
         let devices = devices as u64;
         let ring_slots = (memory / 32 / PAGE / devices.max(1)).clamp(8, 1024);
@@ -104,7 +110,7 @@ impl Layout {
         }
     }
 
-    /// The area of a device.
+    /// The area of a device, counted among those that use RAM.
     pub(super) fn area(&self, device: usize) -> Area {
         let ring = device as u64 * self.area_pages() * PAGE;
         let outgoing = ring + self.ring_slots * PAGE;
@@ -125,6 +131,12 @@ impl Layout {
     pub(super) fn small_bars(&self, device: usize) -> (u64, u64) {
         let base = BARS + device as u64 * 0x1_0000;
         (base, base + 0x8000)
+    }
+
+    /// The I/O addresses of the ports of a card.
+    pub(super) fn io_bars(&self, device: usize) -> [u32; 2] {
+        let base = PORTS + device as u32 * 0x10;
+        [base, base + 8]
     }
 
     /// The addresses of the devices' BAR2, by their sizes: each at a multiple of its

@@ -1,5 +1,6 @@
 //! A device's interrupts as this VMM routes them: an eventfd a vector, and counts of
-//! what is pending and what was handled.
+//! what is pending and what was handled. An accelerator has three vectors of MSI-X, a
+//! uart one line that is a level (`INTx`).
 //!
 //! ```text
 //!   device --> eventfd --+
@@ -11,24 +12,26 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use abi::pci::irq_index;
 use control::Transport;
 use port::{Interrupts, VmmError};
 use sys::EventFd;
 
-/// The vectors that the guest uses of each device.
+/// The most vectors that the guest uses of a device.
 pub(super) const VECTORS: usize = 3;
-/// A batch of the ring is there.
+/// A batch of the ring is there. Of a device with a line, that is up.
 pub(super) const RING: usize = 0;
 /// A command is over.
 pub(super) const COMMAND: usize = 1;
 /// A batch of peer writes has arrived.
 pub(super) const PEER: usize = 2;
 
-/// MSI-X, as an interrupt index.
-const MSIX: u32 = 2;
-
 /// The interrupts of one device.
 pub(super) struct Lines {
+    /// What kind they are, as an interrupt index.
+    index: u32,
+    /// How many there are.
+    vectors: usize,
     events: [EventFd; VECTORS],
     pending: [AtomicU64; VECTORS],
     handled: [AtomicU64; VECTORS],
@@ -39,9 +42,21 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Nothing raised yet.
-    pub(super) fn new() -> io::Result<Lines> {
+    /// All vectors, of MSI-X. Nothing was raised yet.
+    pub(super) fn msix() -> io::Result<Lines> {
+        Lines::new(irq_index::MSIX, VECTORS)
+    }
+
+    /// One line, which is a level: however often it is heard, it says only that something
+    /// waits. Nothing was raised yet.
+    pub(super) fn intx() -> io::Result<Lines> {
+        Lines::new(irq_index::INTX, 1)
+    }
+
+    fn new(index: u32, vectors: usize) -> io::Result<Lines> {
         Ok(Lines {
+            index,
+            vectors,
             events: [EventFd::new()?, EventFd::new()?, EventFd::new()?],
             pending: Default::default(),
             handled: Default::default(),
@@ -66,6 +81,11 @@ impl Lines {
     /// Whether the guest takes interrupts from now on.
     pub(super) fn enable(&self, enabled: bool) {
         self.enabled.store(enabled, Ordering::Release);
+    }
+
+    /// How many vectors there are.
+    pub(super) fn vectors(&self) -> usize {
+        self.vectors
     }
 
     /// What was handled so far, by vector.
@@ -109,8 +129,8 @@ impl Lines {
     }
 
     fn deliver(&self, counts: &[u64]) -> Result<(), TooMany> {
-        if counts.len() > VECTORS {
-            return Err(TooMany(counts.len()));
+        if counts.len() > self.vectors {
+            return Err(TooMany { counts: counts.len(), vectors: self.vectors });
         }
         *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = [0; VECTORS];
         for (pending, count) in self.pending.iter().zip(counts) {
@@ -124,8 +144,11 @@ impl Lines {
 
 /// Counts for more vectors than there are.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("counts of {0} vectors, and the guest uses {VECTORS}")]
-struct TooMany(usize);
+#[error("counts of {counts} vectors, and the guest uses {vectors}")]
+struct TooMany {
+    counts: usize,
+    vectors: usize,
+}
 
 /// The engine's way to the interrupts of one device.
 pub(super) struct Routed {
@@ -154,19 +177,23 @@ impl Routed {
 
 impl Interrupts for Routed {
     fn bind(&mut self) -> Result<(), VmmError> {
-        let events: Vec<&EventFd> = self.lines.events.iter().collect();
-        let bound = self.transport.set_irqs(MSIX, 0, &events);
+        let lines = &self.lines;
+        let events: Vec<&EventFd> = lines.events[..lines.vectors].iter().collect();
+        let bound = self.transport.set_irqs(lines.index, 0, &events);
         bound.map_err(|error| self.failed("bind", error))
     }
 
     fn unbind(&mut self) -> Result<(), VmmError> {
-        let unbound = self.transport.set_irqs(MSIX, 0, &[]);
+        let unbound = self.transport.set_irqs(self.lines.index, 0, &[]);
         unbound.map_err(|error| self.failed("unbind", error))
     }
 
     fn drain(&mut self) -> Result<Vec<u64>, VmmError> {
         let taken = self.lines.drain();
-        taken.map(Vec::from).map_err(|error| self.failed("drain", error))
+        let vectors = self.lines.vectors;
+        taken
+            .map(|all| all[..vectors].to_vec())
+            .map_err(|error| self.failed("drain", error))
     }
 
     fn deliver(&mut self, pending: &[u64]) -> Result<(), VmmError> {
@@ -181,7 +208,7 @@ mod tests {
 
     #[test]
     fn an_interrupt_is_handled_once_whatever_way_it_takes() {
-        let lines = Lines::new().unwrap();
+        let lines = Lines::msix().unwrap();
         lines.events[RING].signal(2).unwrap();
         assert_eq!(lines.handle().unwrap(), [2, 0, 0]);
         lines.events[RING].signal(3).unwrap();
@@ -193,7 +220,7 @@ mod tests {
         assert_eq!(drained, [3, 0, 1]);
         assert_eq!(lines.pending().unwrap(), [3, 0, 1]);
 
-        let other = Lines::new().unwrap();
+        let other = Lines::msix().unwrap();
         other.restore(lines.handled());
         other.deliver(&drained).unwrap();
         assert_eq!(other.pending().unwrap(), [3, 0, 1]);
@@ -208,7 +235,7 @@ mod tests {
 
     #[test]
     fn absurd_counts_from_another_host_are_refused_or_stay_counts() {
-        let lines = Lines::new().unwrap();
+        let lines = Lines::msix().unwrap();
         assert!(lines.deliver(&[0; VECTORS + 1]).is_err());
         lines.deliver(&[u64::MAX, 1]).unwrap();
         lines.deliver(&[u64::MAX, 1]).unwrap();

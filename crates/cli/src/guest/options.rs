@@ -20,8 +20,8 @@ pub struct MachineOptions {
     /// Bytes of pages that the vCPUs rewrite in a second, all together; 0 for an idle
     /// guest. Part of the guest's state: the destination's is not looked at.
     pub dirty_rate: u64,
-    /// Bytes that each device writes in a second; 0 for idle devices. Part of the
-    /// devices' state: the destination's is not looked at.
+    /// Bytes that each accelerator writes in a second; 0 for idle devices of any model.
+    /// Part of the devices' state: the destination's is not looked at.
     pub dma_rate: u64,
     /// Whether each device also writes into the next one's memory. Without it the guest
     /// declares that no device maps another's BAR.
@@ -66,7 +66,8 @@ pub struct ReceiveOptions {
 pub enum Inject {
     /// One byte of one page, in the copy that is sent.
     Page,
-    /// One byte of the source device's memory, after its digest and before its save.
+    /// One byte of the source device's memory, after its digest and before its save; of
+    /// one without a mapped window (a uart), in its save.
     Device,
     /// One dirty bit of the last report is forgotten.
     DirtyBit,
@@ -104,14 +105,23 @@ impl FromStr for Inject {
 }
 
 impl MachineOptions {
+    /// Whether a guest can have so many bytes of memory.
+    ///
+    /// # Errors
+    /// [`OptionsError::Memory`], where not.
+    pub fn fits_memory(bytes: u64) -> Result<(), OptionsError> {
+        if !bytes.is_multiple_of(4096) || bytes < 4 << 20 {
+            return Err(OptionsError::Memory(bytes));
+        }
+        Ok(())
+    }
+
     /// Checks what everything after it relies on.
     ///
     /// # Errors
     /// The first thing that no machine can have.
     pub fn validate(&self) -> Result<(), OptionsError> {
-        if !self.memory.is_multiple_of(4096) || self.memory < 4 << 20 {
-            return Err(OptionsError::Memory(self.memory));
-        }
+        MachineOptions::fits_memory(self.memory)?;
         if !(1..=64).contains(&self.vcpus) {
             return Err(OptionsError::Vcpus(self.vcpus));
         }

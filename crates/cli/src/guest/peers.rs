@@ -1,6 +1,6 @@
 //! What devices ask for by message: guest memory that is not mapped, and each other.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use abi::errno::Errno;
 use control::{Transport, TransportError};
@@ -11,7 +11,7 @@ use super::memory::Ram;
 
 /// Carries a device's accesses to where they lead.
 pub(super) struct Peers {
-    ram: Arc<Ram>,
+    ram: OnceLock<Arc<Ram>>,
     windows: RwLock<Vec<Window>>,
     /// With `p2p-late`: peer writes go one behind.
     late: Option<Mutex<Option<Held>>>,
@@ -32,11 +32,18 @@ struct Held {
 }
 
 impl Peers {
-    /// Leads to memory only. With `late` the last peer write is always held back, until
-    /// the next one or [`Peers::release`].
-    pub(super) fn new(ram: Arc<Ram>, late: bool) -> Peers {
+    /// Leads nowhere yet. With `late` the last peer write is always held back, until the
+    /// next one or [`Peers::release`].
+    pub(super) fn new(late: bool) -> Peers {
         let late = late.then(Mutex::default);
-        Peers { ram, windows: RwLock::default(), late }
+        Peers { ram: OnceLock::new(), windows: RwLock::default(), late }
+    }
+
+    /// From now on, the guest's memory is there: how much of it the devices use was known
+    /// only when they were found.
+    pub(super) fn attach(&self, ram: Arc<Ram>) {
+        // A second one is nobody's.
+        let _ = self.ram.set(ram);
     }
 
     /// From now on, the memory of a device is there.
@@ -81,7 +88,7 @@ fn errno(error: &TransportError) -> Errno {
 
 impl DmaHandler for Peers {
     fn read(&self, iova: u64, into: &mut [u8]) -> Result<(), Errno> {
-        if self.ram.dma_read(iova, into).is_ok() {
+        if self.ram.get().is_some_and(|ram| ram.dma_read(iova, into).is_ok()) {
             return Ok(());
         }
         let (target, offset) = self.find(iova, into.len()).ok_or(Errno::EFAULT)?;
@@ -89,7 +96,7 @@ impl DmaHandler for Peers {
     }
 
     fn write(&self, iova: u64, data: &[u8]) -> Result<(), Errno> {
-        if self.ram.dma_write(iova, data).is_ok() {
+        if self.ram.get().is_some_and(|ram| ram.dma_write(iova, data).is_ok()) {
             return Ok(());
         }
         let (target, offset) = self.find(iova, data.len()).ok_or(Errno::EFAULT)?;

@@ -1,5 +1,6 @@
 //! What one guest process has, and the commands that change it.
 
+mod opening;
 mod taken;
 
 use std::os::fd::AsFd;
@@ -12,7 +13,6 @@ use anyhow::{Context, Result, bail};
 use engine::Machine;
 use engine::drive::{Outgoing, SinkHandle, SourceHandle};
 use link::RateLimit;
-use models::accel::registers as reg;
 use port::{Observer, Progress};
 use serde_json::{Value, json};
 use sys::EventFd;
@@ -64,14 +64,23 @@ struct Inner {
     gone: Option<String>,
     /// Where a destination listens.
     from: Option<String>,
+    /// A snapshot waits for its file to be opened; the flag ends that.
+    opening: Option<Arc<AtomicBool>>,
 }
 
 /// Whose the guest is.
 enum At {
     Here,
-    Out { handle: SourceHandle, limit: RateLimit, paused: bool },
+    Out {
+        handle: SourceHandle,
+        limit: RateLimit,
+        paused: bool,
+    },
+    /// Its copy is being made; the flag ends every wait for the file.
+    Copied(SourceHandle, Arc<AtomicBool>),
     Waiting,
-    In(SinkHandle),
+    /// One comes in; the flag ends every wait for the file that it comes from.
+    In(SinkHandle, Arc<AtomicBool>),
     Moved,
     InDoubt,
 }
@@ -97,9 +106,13 @@ impl Drop for Taken<'_> {
 }
 
 impl Guest {
-    /// A process without a guest: a destination.
-    pub(super) fn waiting(digests: Option<PathBuf>, from: String) -> Result<Guest> {
-        let mut guest = Guest::new(digests, None, At::Waiting)?;
+    /// A process without a guest: a destination, or one that reads a guest from a file.
+    pub(super) fn waiting(
+        digests: Option<PathBuf>,
+        inject: Option<Inject>,
+        from: String,
+    ) -> Result<Guest> {
+        let mut guest = Guest::new(digests, inject, At::Waiting)?;
         let inner = guest.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
         inner.from = Some(from);
         Ok(guest)
@@ -129,6 +142,7 @@ impl Guest {
                 lost: Vec::new(),
                 gone: None,
                 from: None,
+                opening: None,
             }),
             changed: Condvar::new(),
             lending: Lending { digests, inject },
@@ -203,9 +217,9 @@ impl Guest {
         self.locked().vm = Some(vm);
     }
 
-    /// A source has connected.
-    pub(super) fn receiving(&self, handle: SinkHandle) {
-        self.settle(At::In(handle), None, None, None);
+    /// A source has connected, or is read from a file: the flag ends every wait for that.
+    pub(super) fn receiving(&self, handle: SinkHandle, unless: Arc<AtomicBool>) {
+        self.settle(At::In(handle, unless), None, None, None);
     }
 
     /// A destination goes back to listening.
@@ -246,9 +260,10 @@ impl Guest {
                 interruptible: handle.interruptible(),
                 yielded: handle.yielded(),
             },
+            At::Copied(..) => Situation::Copying,
             At::Waiting => Situation::Waiting,
-            At::In(handle) if handle.holding() => Situation::Holding,
-            At::In(_) => Situation::Receiving,
+            At::In(handle, _) if handle.holding() => Situation::Holding,
+            At::In(..) => Situation::Receiving,
             At::Moved => Situation::Moved,
             At::InDoubt => Situation::InDoubt,
         }
@@ -269,7 +284,8 @@ impl Guest {
             if let Some(gone) = &inner.gone {
                 bail!("{gone}");
             }
-            if command == Command::Migrate && !inner.lost.is_empty() {
+            let leaves = matches!(command, Command::Migrate | Command::Snapshot);
+            if leaves && !inner.lost.is_empty() {
                 bail!("{}", inner.lost.join("; "));
             }
             if let Some(machine) = inner.machine.take() {
@@ -330,17 +346,12 @@ impl Guest {
             .map(|device| {
                 let blocks = match &taken {
                     None => None,
-                    Some(_) if running => Some(device.register(reg::RING + reg::SENT)?),
-                    Some(_) => {
-                        let digest = device.digest()?;
-                        let mut counters = digest.counters.into_iter();
-                        counters.find(|(name, _)| name == "ring_sent").map(|(_, n)| n)
-                    }
+                    Some(_) => Some(device.moved(running)?),
                 };
                 Ok(json!({
                     "name": device.name(),
                     "blocks": blocks,
-                    "commands": device.commands_over.load(Ordering::Acquire),
+                    "commands": device.commands_over(),
                     "handled": device.lines.handled(),
                 }))
             })
@@ -418,10 +429,23 @@ impl Guest {
     /// `cancel`.
     pub(super) fn cancel(&self) -> Result<()> {
         let inner = self.locked();
-        self.permit(&inner, Command::Cancel)?;
+        if let Some(opening) = &inner.opening {
+            opening.store(true, Ordering::Release);
+        }
+        match self.permit(&inner, Command::Cancel) {
+            Err(Refusal::NoMigration) if inner.opening.is_some() => return Ok(()),
+            permitted => permitted?,
+        }
         match &inner.at {
             At::Out { handle, .. } => handle.cancel(),
-            At::In(handle) => handle.cancel(),
+            At::Copied(handle, unless) => {
+                handle.cancel();
+                unless.store(true, Ordering::Release);
+            }
+            At::In(handle, unless) => {
+                handle.cancel();
+                unless.store(true, Ordering::Release);
+            }
             _ => {}
         }
         Ok(())
@@ -441,8 +465,9 @@ impl Guest {
     pub(super) fn quit(&self, discard: bool) -> Result<()> {
         let mut inner = self.locked();
         self.permit(&inner, Command::Quit { discard })?;
-        if let At::In(handle) = &inner.at {
+        if let At::In(handle, unless) = &inner.at {
             self.quitting.store(true, Ordering::Release);
+            unless.store(true, Ordering::Release);
             if handle.holding() {
                 // RETURNED is recorded before anything is thrown away.
                 handle.discard();
@@ -450,7 +475,7 @@ impl Guest {
                 handle.cancel();
             }
             let until = Instant::now() + ENDING;
-            while matches!(inner.at, At::In(_)) {
+            while matches!(inner.at, At::In(..)) {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     self.quitting.store(false, Ordering::Release);
@@ -502,6 +527,49 @@ impl Guest {
         // Nothing is put back: the migration has it.
         drop(taken);
         Ok((prepared, vm))
+    }
+
+    /// Lends the machine to whoever copies it, unless the flag is set; `prepare` makes
+    /// the handle from it.
+    pub(super) fn copied<T>(
+        &self,
+        unless: Arc<AtomicBool>,
+        prepare: impl FnOnce(Machine) -> (T, SourceHandle),
+    ) -> Result<(T, Arc<Vm>)> {
+        let mut taken = self.take(Command::Snapshot)?;
+        let vm = Arc::clone(&taken.vm);
+        let mut inner = self.locked();
+        self.permit(&inner, Command::Snapshot)?;
+        if unless.load(Ordering::Acquire) {
+            bail!("cancelled");
+        }
+        let Some(machine) = taken.machine.take() else {
+            bail!("the machine is gone");
+        };
+        let (prepared, handle) = prepare(machine);
+        inner.at = At::Copied(handle, unless);
+        inner.note = None;
+        drop(inner);
+        drop(taken);
+        Ok((prepared, vm))
+    }
+
+    /// Takes back what was lent to something that did not work out. A device whose
+    /// thread is stuck did not come back: there is no machine then.
+    pub(super) fn back(
+        &self,
+        vm: &Vm,
+        machine: Machine,
+        error: &engine::migration::Error,
+        note: String,
+        pause_pending: bool,
+    ) {
+        self.lost(error.devices.iter().map(String::as_str), &error.cause.to_string());
+        let whole = machine.devices.len() == vm.board.devices.len();
+        self.arrived(whole.then_some(machine), Some(note));
+        if pause_pending && let Err(error) = self.pause() {
+            tracing::warn!(error = format!("{error:#}"), "cannot pause the guest");
+        }
     }
 }
 

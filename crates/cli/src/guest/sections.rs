@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::board::{Board, now_ns};
+use super::device::Driver;
 use super::lines::VECTORS;
 use super::vcpu::{Registers, locked};
 
 /// The version of all sections here.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The longest section, in bytes.
 const LONGEST: u64 = 64 << 10;
 
@@ -67,6 +68,9 @@ impl Section for Vcpu {
         // Another host's clock may be ahead of this one's: then there is no gap to see.
         let left = registers.active_ns.clamp(1, now_ns());
         shown.arrived_ns.store(left, Ordering::Release);
+        for driver in &registers.drivers {
+            self.board.devices[driver.device()].show(driver);
+        }
         *locked(&self.board.vcpus[self.vcpu]) = registers;
         Ok(())
     }
@@ -88,14 +92,12 @@ fn fits(board: &Board, vcpu: usize, registers: &Registers) -> Result<(), Bad> {
         return Err(Bad::Unfit("a write that cannot be the next"));
     }
     let mine = (0..board.devices.len()).filter(|n| number(n % vcpus as usize) == vcpu);
-    if !registers.drivers.iter().map(|driver| driver.device).eq(mine) {
+    if !registers.drivers.iter().map(Driver::device).eq(mine) {
         return Err(Bad::Unfit("other devices"));
     }
     for driver in &registers.drivers {
-        let window = board.devices[driver.device].plan.window;
-        let counts = [driver.commands, driver.checked];
-        if !(window..most).contains(&driver.window) || counts.iter().any(|n| *n > most) {
-            return Err(Bad::Unfit("a count that cannot be"));
+        if !board.devices[driver.device()].fits(driver, most) {
+            return Err(Bad::Unfit("a driver that is not this device's"));
         }
     }
     Ok(())
@@ -218,6 +220,7 @@ mod tests {
     use proptest::prelude::{any, proptest};
 
     use super::*;
+    use crate::guest::accel::{AccelDriver, Stage};
     use crate::guest::layout::Layout;
     use crate::guest::memory::Ram;
     use crate::guest::options::MachineOptions;
@@ -277,13 +280,13 @@ mod tests {
         bad.next = 3;
         load(&bad);
         bad = locked(&source.vcpus[0]).clone();
-        bad.drivers.push(super::super::accel::Driver {
+        bad.drivers.push(Driver::Accel(AccelDriver {
             device: 9,
             window: 0,
             commands: 0,
-            stage: super::super::accel::Stage::Idle,
+            stage: Stage::Idle,
             checked: 0,
-        });
+        }));
         load(&bad);
         assert_eq!(*locked(&destination.vcpus[0]), before);
     }

@@ -1,8 +1,9 @@
 //! Which command is allowed when: commands obey the right to run.
 //!
-//! | | status, counters | pause, resume | migrate | cancel | set-rate | freeze | quit |
+//! | | status, counters | pause, resume | migrate, snapshot | cancel | set-rate | freeze | quit |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
 //! | running, paused | yes | yes | yes | no migration | no migration | yes | yes |
+//! | copying to a file | yes | no | one at a time | yes | no migration | no | cancel first |
 //! | migrating, until the stop | yes | yes | one at a time | yes | yes | no | cancel first |
 //! | migrating, until commit | yes | no | one at a time | yes | yes | no | cancel first |
 //! | migrating, given away | yes | no | no | no | no | no | no |
@@ -20,6 +21,8 @@ pub enum Command {
     Counters,
     /// Move the guest to another host.
     Migrate,
+    /// Copy it to a file.
+    Snapshot,
     /// Give the migration up.
     Cancel,
     /// Let it send faster or slower.
@@ -44,6 +47,8 @@ pub enum Situation {
     Running,
     /// The guest is here, and paused.
     Paused,
+    /// The guest is here, and is copied to a file.
+    Copying,
     /// The guest is on its way out.
     Migrating {
         /// Before the stop.
@@ -69,6 +74,7 @@ impl Situation {
         match self {
             Situation::Running => "running",
             Situation::Paused => "paused",
+            Situation::Copying => "copying",
             Situation::Migrating { .. } => "migrating",
             Situation::Waiting => "waiting",
             Situation::Receiving => "receiving",
@@ -91,6 +97,9 @@ pub enum Refusal {
     /// One at a time.
     #[error("a migration is under way already")]
     Busy,
+    /// A snapshot has to end first.
+    #[error("a snapshot is under way: wait for its end, or cancel it")]
+    Copying,
     /// The guest is between the stop and the end.
     #[error("the guest is stopped by its migration, which is about to end")]
     Stopped,
@@ -127,10 +136,10 @@ pub enum Refusal {
 /// Why it is not.
 pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
     use Command::{
-        Cancel, Counters, Freeze, Migrate, Pause, Quit, Resume, SetRate, Status,
+        Cancel, Counters, Freeze, Migrate, Pause, Quit, Resume, SetRate, Snapshot, Status,
     };
     use Situation::{
-        Holding, InDoubt, Migrating, Moved, Paused, Receiving, Running, Waiting,
+        Copying, Holding, InDoubt, Migrating, Moved, Paused, Receiving, Running, Waiting,
     };
     match (situation, command) {
         (_, Status) => Ok(()),
@@ -140,12 +149,15 @@ pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
         (Running | Paused, _) => Ok(()),
         (Waiting, Quit { .. }) | (Receiving, Quit { .. } | Cancel) => Ok(()),
         (Waiting | Receiving, _) => Err(Refusal::NoGuest),
+        (Copying, Cancel) => Ok(()),
+        (Copying, SetRate) => Err(Refusal::NoMigration),
+        (Copying, _) => Err(Refusal::Copying),
         (Migrating { yielded: true, .. }, _) => Err(Refusal::Yielded),
         (Migrating { .. }, Cancel | SetRate) => Ok(()),
         (Migrating { .. }, Quit { .. }) => Err(Refusal::CancelFirst),
         (Migrating { interruptible: true, .. }, Pause | Resume) => Ok(()),
         (Migrating { .. }, Pause | Resume) => Err(Refusal::Stopped),
-        (Migrating { .. }, Migrate | Freeze) => Err(Refusal::Busy),
+        (Migrating { .. }, Migrate | Snapshot | Freeze) => Err(Refusal::Busy),
         (Holding | Moved | InDoubt, Quit { discard: true }) => Ok(()),
         (Holding, _) => Err(Refusal::Holding),
         (Moved, _) => Err(Refusal::Moved),
@@ -157,7 +169,7 @@ pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const COMMANDS: [Command; 10] = [
+    const COMMANDS: [Command; 11] = [
         Command::Status,
         Command::Counters,
         Command::Pause,
@@ -168,20 +180,22 @@ mod tests {
         Command::Quit { discard: false },
         Command::Quit { discard: true },
         Command::SetRate,
+        Command::Snapshot,
     ];
 
     /// One row a situation, one letter a command of [`COMMANDS`], `y` for yes.
-    const TABLE: [(Situation, &str); 10] = [
-        (Situation::Running, "yyyyynyyyn"),
-        (Situation::Paused, "yyyyynyyyn"),
-        (Situation::Migrating { interruptible: true, yielded: false }, "yyyynynnny"),
-        (Situation::Migrating { interruptible: false, yielded: false }, "yynnnynnny"),
-        (Situation::Migrating { interruptible: false, yielded: true }, "yynnnnnnnn"),
-        (Situation::Waiting, "ynnnnnnyyn"),
-        (Situation::Receiving, "ynnnnynyyn"),
-        (Situation::Holding, "yynnnnnnyn"),
-        (Situation::Moved, "yynnnnnnyn"),
-        (Situation::InDoubt, "yynnnnnnyn"),
+    const TABLE: [(Situation, &str); 11] = [
+        (Situation::Running, "yyyyynyyyny"),
+        (Situation::Paused, "yyyyynyyyny"),
+        (Situation::Copying, "yynnnynnnnn"),
+        (Situation::Migrating { interruptible: true, yielded: false }, "yyyynynnnyn"),
+        (Situation::Migrating { interruptible: false, yielded: false }, "yynnnynnnyn"),
+        (Situation::Migrating { interruptible: false, yielded: true }, "yynnnnnnnnn"),
+        (Situation::Waiting, "ynnnnnnyynn"),
+        (Situation::Receiving, "ynnnnynyynn"),
+        (Situation::Holding, "yynnnnnnynn"),
+        (Situation::Moved, "yynnnnnnynn"),
+        (Situation::InDoubt, "yynnnnnnynn"),
     ];
 
     #[test]

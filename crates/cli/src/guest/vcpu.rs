@@ -8,15 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use control::TransportError;
-use models::accel::block::{self, Block, Kind};
-use models::accel::registers as reg;
 use serde::{Deserialize, Serialize};
 
-use super::accel::{Accel, Driver, Stage};
 use super::board::{Board, now_ns};
+use super::device::Driver;
 use super::layout::PAGE;
-use super::lines;
 use super::page::{BYTES, Page, Random};
 use super::sweep::Sweep;
 
@@ -24,15 +20,6 @@ use super::sweep::Sweep;
 const SLICE: u64 = 64;
 /// The least time between two rounds of an idle vCPU.
 const TICK: Duration = Duration::from_millis(1);
-/// The least time between two pairs of commands.
-const COMMANDS: Duration = Duration::from_millis(20);
-/// Window blocks are rewritten so that all of them are within this many ticks.
-const WINDOW_TICKS: u64 = 500;
-/// Ring blocks that are checked after an interrupt.
-const RING_CHECKS: u64 = 8;
-/// Ring slots that the device may be about to write again.
-const RING_MARGIN: u64 = 8;
-
 /// The registers of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,12 +89,13 @@ impl Board {
 }
 
 /// What a thread has at hand; nothing of it is the guest's.
-struct Hands {
-    page: Page,
+pub(super) struct Hands {
+    /// Room for a page.
+    pub(super) page: Page,
     /// Up to when its rate was paid out, and bytes left over.
     earned: Option<(Instant, u64)>,
     /// When the last pair of commands was started.
-    ordered: Option<Instant>,
+    pub(super) ordered: Option<Instant>,
 }
 
 impl Hands {
@@ -126,11 +114,8 @@ impl Hands {
         }
         let busy = registers.busy;
         for driver in &mut registers.drivers {
-            let device = &board.devices[driver.device];
-            let driven = self.drive(board, device, driver, busy);
-            device.window_written.store(driver.window, Ordering::Release);
-            device.commands_over.store(driver.commands, Ordering::Release);
-            if let Err(error) = driven {
+            let device = &board.devices[driver.device()];
+            if let Err(error) = device.drive(board, driver, self, busy) {
                 board.faults.add(|| format!("{}: {error}", device.name()));
                 break;
             }
@@ -182,100 +167,5 @@ impl Hands {
             }
         }
         registers.random = random.0;
-    }
-
-    /// Handles a device's interrupts and keeps it busy.
-    fn drive(
-        &mut self,
-        board: &Board,
-        device: &Accel,
-        driver: &mut Driver,
-        busy: bool,
-    ) -> Result<(), TransportError> {
-        let came = device.lines.handle().unwrap_or_default();
-        if came[lines::RING] > 0 {
-            self.check_ring(board, device, driver)?;
-        }
-        if driver.stage != Stage::Idle {
-            let over = device.lines.handled()[lines::COMMAND];
-            if over >= driver.started() {
-                self.finish(board, device, driver)?;
-            }
-        }
-        if !busy {
-            return Ok(());
-        }
-        if device.plan.window > 0 {
-            for _ in 0..device.plan.window.div_ceil(WINDOW_TICKS) {
-                device.write_window(driver.window, &mut self.page);
-                driver.window += 1;
-            }
-        }
-        let due = self.ordered.is_none_or(|at| at.elapsed() >= COMMANDS);
-        if driver.stage == Stage::Idle && due {
-            driver.command_page(driver.commands).fill(&mut self.page);
-            board.ram.store(device.area.outgoing / PAGE, &self.page);
-            device.command(Stage::Out)?;
-            driver.stage = Stage::Out;
-            self.ordered = Some(Instant::now());
-        }
-        Ok(())
-    }
-
-    /// A command is over: on to the way back, or a look at what came back.
-    fn finish(
-        &mut self,
-        board: &Board,
-        device: &Accel,
-        driver: &mut Driver,
-    ) -> Result<(), TransportError> {
-        let status = device.register(reg::COMMAND_STATUS)?;
-        if status != reg::DONE {
-            let (name, number) = (device.name(), driver.started());
-            board.faults.add(|| format!("{name}: command {number} ended with {status}"));
-        }
-        if driver.stage == Stage::Out {
-            device.command(Stage::Back)?;
-            driver.stage = Stage::Back;
-            return Ok(());
-        }
-        board.ram.load(device.area.incoming / PAGE, &mut self.page);
-        if let Err(fault) = driver.command_page(driver.commands).check(&self.page) {
-            let (name, number) = (device.name(), driver.commands);
-            board.faults.add(|| format!("{name}: page of command {number}: {fault}"));
-        }
-        driver.commands += 1;
-        driver.stage = Stage::Idle;
-        Ok(())
-    }
-
-    /// Looks at the newest blocks that the device wrote into guest memory.
-    fn check_ring(
-        &mut self,
-        board: &Board,
-        device: &Accel,
-        driver: &mut Driver,
-    ) -> Result<(), TransportError> {
-        let sent = device.register(reg::RING + reg::SENT)?;
-        let slots = device.area.slots;
-        for sequence in sent.saturating_sub(RING_CHECKS.min(slots / 2))..sent {
-            let index = sequence % slots;
-            board.ram.load(device.area.ring / PAGE + index, &mut self.page);
-            let found = block::check(&self.page);
-            if found == Some(Block { kind: Kind::GUEST, sequence, index }) {
-                driver.checked += 1;
-                continue;
-            }
-            // The device may have come round again meanwhile.
-            let now = device.register(reg::RING + reg::SENT)?;
-            if now.saturating_add(RING_MARGIN) < sequence.saturating_add(slots) {
-                let name = device.name();
-                board.faults.add(|| {
-                    let found = found.map_or("broken bytes".into(), |b| b.to_string());
-                    format!("{name}: ring slot {index}: {found} instead of {sequence}")
-                });
-            }
-        }
-        Ok(())
     }
 }

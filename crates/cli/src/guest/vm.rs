@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use control::{DmaTarget, PciConfig};
@@ -14,11 +14,12 @@ use vfio_user::DmaHandler;
 use super::accel::Accel;
 use super::board::{AllVcpus, Board, Threads};
 use super::changes::{Changes, Idle};
+use super::device::{Device, Driver, Kind, Model};
 use super::inject::{
-    DamageDevice, DropCount, FlipPage, LatePeer, LetPend, WriteOn, forget_bit,
+    DamageDevice, DamageSave, DropCount, FlipPage, LatePeer, LetPend, WriteOn, forget_bit,
 };
 use super::inspect::Looker;
-use super::layout::{Layout, PAGE};
+use super::layout::Layout;
 use super::lines::Routed;
 use super::memory::{IdentityMap, Ram, WriteLog, Writer};
 use super::options::{Inject, MachineOptions};
@@ -34,7 +35,7 @@ pub(super) struct Vm {
     /// Whether devices write into each other.
     pub(super) p2p: bool,
     peers: Arc<Peers>,
-    /// BAR2 of each device.
+    /// BAR2 of each device that has one.
     bars: Vec<u64>,
     _threads: Threads,
 }
@@ -63,28 +64,34 @@ impl Vm {
         inject: Option<Inject>,
     ) -> Result<Vm> {
         options.validate()?;
-        let layout = Layout::new(options.memory, options.devices.len());
+        let peers = Arc::new(Peers::new(inject == Some(Inject::P2pLate)));
+        let mut found = Vec::new();
+        for uri in &options.devices {
+            let handler: Arc<dyn DmaHandler> = Arc::clone(&peers) as Arc<dyn DmaHandler>;
+            let client = uri.connect("device", handler)?;
+            let kind = Kind::of(&client).with_context(|| format!("cannot use {uri}"))?;
+            found.push((uri, kind, client));
+        }
+        let dma = found.iter().filter(|(_, kind, _)| *kind == Kind::Accel).count();
+        let layout = Layout::new(options.memory, dma);
         let ram = Ram::new(layout.clone()).with_context(|| {
             format!("cannot get {} bytes of guest memory", options.memory)
         })?;
         let ram = Arc::new(ram);
-        let late = inject == Some(Inject::P2pLate);
-        let peers = Arc::new(Peers::new(Arc::clone(&ram), late));
+        peers.attach(Arc::clone(&ram));
+        let mut areas = (0..dma).map(|n| layout.area(n));
         let mut devices = Vec::new();
-        for (number, uri) in options.devices.iter().enumerate() {
-            let name = format!("accel{number}");
-            let handler: Arc<dyn DmaHandler> = Arc::clone(&peers) as Arc<dyn DmaHandler>;
-            let client = uri.connect(name, handler)?;
-            let area = layout.area(number);
-            let device = Accel::open(number, client, area, options.p2p)
+        for (number, (uri, kind, client)) in found.into_iter().enumerate() {
+            let device = Device::open(number, kind, client, &mut areas, options.p2p)
                 .with_context(|| format!("cannot use {uri}"))?;
             // Whatever a guest before left there is not ours.
             device.transport.reset().with_context(|| format!("cannot reset {uri}"))?;
             devices.push(device);
         }
-        let sizes: Vec<u64> = devices.iter().map(|d| d.plan.blocks * PAGE).collect();
+        let sizes = devices.iter().map(|d| d.accel().map_or(0, Accel::memory_bytes));
+        let sizes: Vec<u64> = sizes.collect();
         let bars = layout.big_bars(&sizes);
-        for device in &devices {
+        for device in devices.iter().filter(|device| device.does_dma()) {
             map(device, &ram)
                 .with_context(|| format!("map memory to {}", device.name()))?;
         }
@@ -104,8 +111,7 @@ impl Vm {
         let layout = self.board.ram.layout();
         self.board.boot();
         for device in &self.board.devices {
-            let small = layout.small_bars(device.number);
-            device.configure(small, self.bars[device.number])?;
+            device.configure(layout, self.bars[device.number])?;
             let mut interrupts =
                 Routed::new(Arc::clone(&device.transport), Arc::clone(&device.lines));
             interrupts.bind()?;
@@ -113,9 +119,8 @@ impl Vm {
         // A device that starts first must not write into one that is not set up.
         for device in &self.board.devices {
             let next = (device.number + 1) % self.board.devices.len();
-            let peer = options
-                .p2p
-                .then(|| self.bars[next] + self.board.devices[next].plan.peer_offset());
+            let peer = self.board.devices[next].accel().filter(|_| options.p2p);
+            let peer = peer.map(|peer| self.bars[next] + peer.plan.peer_offset());
             device.start(options.dma_rate, peer)?;
         }
         Ok(())
@@ -132,7 +137,7 @@ impl Vm {
             let looker = Looker { board: Arc::clone(board), p2p: self.p2p, path };
             Box::new(looker) as Box<dyn Inspect>
         });
-        let dropped = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicBool::new(false));
         match lending.inject {
             None => {}
             Some(Inject::Page) => {
@@ -147,9 +152,12 @@ impl Vm {
             Some(Inject::Interrupt) => {
                 vcpus = Box::new(LetPend { inner: vcpus, board: Arc::clone(board) });
             }
+            // A device without a window is damaged below.
+            Some(Inject::Device) if board.devices.iter().all(|d| !d.does_dma()) => {}
             Some(Inject::Device) => {
                 let board = Arc::clone(board);
                 inspect = Some(Box::new(DamageDevice { inner: inspect, board }));
+                done.store(true, Ordering::Release);
             }
             Some(Inject::P2pLate) => {
                 let peers = Arc::clone(&self.peers);
@@ -160,16 +168,24 @@ impl Vm {
             vec![written, Box::new(WriteLog::new(Arc::clone(&board.ram), Writer::Vmm))];
         let mut devices = Vec::new();
         for device in &board.devices {
-            let (slot, log) = slot(device)?;
-            let interrupts = slot.interrupts.map(|inner| {
-                let done = Arc::clone(&dropped);
-                match lending.inject {
-                    Some(Inject::Interrupt) => Box::new(DropCount { inner, done }),
-                    _ => inner,
+            let (mut slot, log) = slot(device)?;
+            match lending.inject {
+                Some(Inject::Interrupt) => {
+                    let done = Arc::clone(&done);
+                    slot.interrupts = slot.interrupts.map(|inner| {
+                        Box::new(DropCount { inner, done }) as Box<dyn Interrupts>
+                    });
                 }
-            });
-            devices.push(Slot { interrupts, ..slot });
-            dirty.push(log);
+                Some(Inject::Device) => {
+                    let (number, board) = (device.number, Arc::clone(board));
+                    let done = Arc::clone(&done);
+                    let at = move || oldest_saved(&board, number);
+                    slot.device = Box::new(DamageSave::new(slot.device, done, at));
+                }
+                _ => {}
+            }
+            devices.push(slot);
+            dirty.extend(log);
         }
         Ok(Machine {
             memory,
@@ -189,18 +205,20 @@ impl Vm {
     }
 }
 
-/// A device as the engine drives it, and its log.
-fn slot(device: &Accel) -> Result<(Slot, Box<dyn DirtySource>)> {
+/// A device as the engine drives it, and its log. One that no memory is mapped to writes
+/// none, and needs no log.
+fn slot(device: &Device) -> Result<(Slot, Option<Box<dyn DirtySource>>)> {
     let transport = || Arc::clone(&device.transport);
     let name = device.name();
     let opened = control::open_any(transport())?;
     let config = PciConfig::open(transport())?;
-    let Some(log) = opened.dirty_source()? else {
+    let log = if device.does_dma() { opened.dirty_source()? } else { None };
+    if device.does_dma() && log.is_none() {
         bail!(
             "{name} keeps no log of its writes to guest memory: everything would be \
              dirty all the time, and this guest does not do that"
         );
-    };
+    }
     let interrupts: Box<dyn Interrupts> =
         Box::new(Routed::new(transport(), Arc::clone(&device.lines)));
     let slot = Slot {
@@ -211,8 +229,16 @@ fn slot(device: &Accel) -> Result<(Slot, Box<dyn DirtySource>)> {
     Ok((slot, log))
 }
 
+/// Where a stopped uart saves the oldest byte in the FIFO of its first port.
+fn oldest_saved(board: &Board, device: usize) -> Option<u64> {
+    match (&board.devices[device].model, board.driver(device)?) {
+        (Model::Uart(uart), Driver::Uart(driver)) => Some(uart.oldest_saved(&driver)),
+        _ => None,
+    }
+}
+
 /// The device reaches all of RAM.
-fn map(device: &Accel, ram: &Ram) -> Result<()> {
+fn map(device: &Device, ram: &Ram) -> Result<()> {
     let layout = ram.layout();
     for region in layout.regions() {
         let range = IovaRange::new(region.start.0, region.length)?;
@@ -227,7 +253,7 @@ fn map(device: &Accel, ram: &Ram) -> Result<()> {
 
 /// Each device reaches the memory of all others, by messages.
 fn connect_peers(
-    devices: &[Accel],
+    devices: &[Device],
     bars: &[u64],
     sizes: &[u64],
     peers: &Peers,

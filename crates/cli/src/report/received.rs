@@ -9,7 +9,7 @@ use engine::migration::{Outcome, Recovery};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::text::{identity, millis};
+use super::text::{identity, late_validation, millis};
 use super::{IdentitySummary, ms, name, outcome, recovery};
 use crate::exit::Found;
 
@@ -39,15 +39,19 @@ pub struct Arrived {
     pub name: String,
     /// Who it is.
     pub identity: IdentitySummary,
+    /// Whether what it loaded was validated only when it started.
+    pub validated_at_start: bool,
 }
 
 impl Arrival {
     /// How a migration ended here.
     pub fn new(machine: Option<&Machine>, ending: &Ending, took: Duration) -> Arrival {
         let slots = machine.map(|machine| machine.devices.as_slice()).unwrap_or_default();
+        let loaded = matches!(ending, Ending::Running { .. } | Ending::NotStarted(_));
         let devices = slots.iter().map(|slot| Arrived {
             name: slot.device.name().to_owned(),
             identity: IdentitySummary::from(slot.device.identity()),
+            validated_at_start: loaded && slot.device.validated_at_start(),
         });
         let (outcome, left, error) = match ending {
             Ending::Running { paused: false } => {
@@ -134,6 +138,8 @@ impl Arrival {
         for device in &self.devices {
             line(format_args!("  {}  {}", device.name, identity(&device.identity)));
         }
+        let late = self.devices.iter().filter(|device| device.validated_at_start);
+        late_validation(late.map(|device| device.name.as_str()), &mut text);
         text
     }
 }

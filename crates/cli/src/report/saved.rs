@@ -7,7 +7,7 @@ use engine::drive::{FileDevice, RestoreReport, SaveReport};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::text::{identity, millis};
+use super::text::{identity, late_validation, millis};
 use super::{IdentitySummary, ms};
 use crate::units::Size;
 
@@ -46,6 +46,8 @@ pub struct FileDeviceSummary {
     pub crc32c: String,
     /// Reading or writing its data.
     pub ms: f64,
+    /// After a restore: whether what it loaded is validated only when it starts.
+    pub validated_at_start: bool,
 }
 
 impl FileReport {
@@ -130,6 +132,8 @@ impl FileReport {
                 identity(&device.identity)
             ));
         }
+        let late = self.devices.iter().filter(|device| device.validated_at_start);
+        late_validation(late.map(|device| device.name.as_str()), &mut text);
         text
     }
 }
@@ -142,6 +146,7 @@ impl From<&FileDevice> for FileDeviceSummary {
             bytes: device.bytes,
             crc32c: format!("{:08x}", device.crc),
             ms: ms(device.took),
+            validated_at_start: device.validated_at_start,
         }
     }
 }

@@ -68,19 +68,8 @@ pub fn text(summary: &Summary) -> String {
             format!(" ({})", also.join(", "))
         };
         line(format_args!("  downtime    {}{also}", millis(downtime)));
-        let phases = phases(summary);
-        let longest = phases.iter().map(|phase| phase.ms).fold(0.0, f64::max);
-        for phase in &phases {
-            line(format_args!(
-                "{}",
-                format!(
-                    "    {:<10} {:>10}  {}",
-                    phase.phase,
-                    millis(phase.ms),
-                    bar(phase.ms, longest)
-                )
-                .trim_end()
-            ));
+        for phase in partition_lines(&phases(summary)) {
+            line(format_args!("{phase}"));
         }
     }
     if !summary.devices.is_empty() {
@@ -93,8 +82,37 @@ pub fn text(summary: &Summary) -> String {
         for device in &summary.devices {
             line(format_args!("  {}", row(device, widest)));
         }
+        let late = summary.devices.iter().filter(|device| device.validated_at_start);
+        late_validation(late.map(|device| device.name.as_str()), &mut text);
     }
     text
+}
+
+/// A line for each phase, with a bar.
+pub(super) fn partition_lines(phases: &[PhaseMs]) -> Vec<String> {
+    let longest = phases.iter().map(|phase| phase.ms).fold(0.0, f64::max);
+    let one = |phase: &PhaseMs| {
+        let (ms, bar) = (millis(phase.ms), bar(phase.ms, longest));
+        format!("    {:<10} {ms:>10}  {bar}", phase.phase).trim_end().to_owned()
+    };
+    phases.iter().map(one).collect()
+}
+
+/// Says which devices could not be asked before they ran whether they took what they
+/// were given.
+pub(super) fn late_validation<'a>(
+    names: impl Iterator<Item = &'a str>,
+    into: &mut String,
+) {
+    let names: Vec<&str> = names.collect();
+    if !names.is_empty() {
+        let names = names.join(", ");
+        let _ = writeln!(
+            into,
+            "  validated   only at its start: {names} (it has no state between loading \
+             and running)"
+        );
+    }
 }
 
 /// The phases that are shown. Those of a guest are empty without one: what passes

@@ -6,4 +6,8 @@ mod migrations;
 #[cfg(test)]
 mod rig;
 #[cfg(test)]
+mod strange;
+#[cfg(test)]
 mod token;
+#[cfg(test)]
+mod uarts;

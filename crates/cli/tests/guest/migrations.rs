@@ -7,7 +7,7 @@ use vfio_migrate_cli::guest::options::Inject;
 use crate::rig::{Rig, Side, migrate};
 
 /// The guest on `side` goes on for a while and is then exactly what it should be.
-fn runs_on(side: &Side) {
+pub(crate) fn runs_on(side: &Side) {
     let before = side.tell(json!({ "command": "counters" }))["counters"].clone();
     let more = |now: &Value, pointer: &str| {
         let at = |value: &Value| value.pointer(pointer).and_then(Value::as_u64);

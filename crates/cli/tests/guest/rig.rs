@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use device::Runner;
-use models::accel::{Accel, Parameters};
+use device::{Migratable, PciIds, Runner};
+use models::{accel, uart};
 use serde_json::{Value, json};
 use states::v2::Capabilities;
 use sys::socket::Listener;
@@ -20,8 +20,21 @@ use vfio_migrate_cli::guest::{receive, run};
 use vfio_migrate_cli::report::Problem;
 use vfio_user::{Server, ServerOptions, Stop};
 
+use crate::strange::Strange;
+
 /// No test waits longer than this for anything.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// A device to serve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Model {
+    /// An accelerator with these capabilities.
+    Accel(Capabilities),
+    /// A uart with so many ports.
+    Uart(u32),
+    /// A device that nobody has a driver for.
+    Strange(Option<PciIds>),
+}
 
 /// A folder of sockets, and the servers of both sides.
 pub(crate) struct Rig {
@@ -39,22 +52,38 @@ impl Drop for Rig {
 }
 
 impl Rig {
-    /// Serves a device a side for each capability set.
+    /// Serves an accelerator a side for each capability set.
     pub(crate) fn new(sets: &[Capabilities]) -> Rig {
+        let models: Vec<Model> = sets.iter().map(|set| Model::Accel(*set)).collect();
+        Rig::of(&models)
+    }
+
+    /// Serves these devices on each side.
+    pub(crate) fn of(models: &[Model]) -> Rig {
         let folder = tempfile::tempdir().expect("a folder");
         let mut rig = Rig { folder, servers: Vec::new() };
         for side in ["source", "destination"] {
-            for (n, set) in sets.iter().enumerate() {
-                rig.serve(&format!("{side}{n}"), *set);
+            for (n, model) in models.iter().enumerate() {
+                rig.serve(&format!("{side}{n}"), *model);
             }
         }
         rig
     }
 
-    fn serve(&mut self, name: &str, capabilities: Capabilities) {
-        let parameters = Parameters { capabilities, ..Parameters::default() };
-        let accel = Accel::new(parameters).expect("an accelerator");
-        let runner = Runner::new(Box::new(accel)).expect("a device");
+    fn serve(&mut self, name: &str, model: Model) {
+        let model: Box<dyn Migratable> = match model {
+            Model::Accel(capabilities) => {
+                let usual = accel::Parameters::default();
+                let parameters = accel::Parameters { capabilities, ..usual };
+                Box::new(accel::Accel::new(parameters).expect("an accelerator"))
+            }
+            Model::Strange(pci) => Box::new(Strange(pci)),
+            Model::Uart(ports) => {
+                let parameters = uart::Parameters { ports, ..Default::default() };
+                Box::new(uart::Uart::new(parameters).expect("a uart"))
+            }
+        };
+        let runner = Runner::new(model).expect("a device");
         let options = ServerOptions { name: name.to_owned(), ..ServerOptions::default() };
         let mut server = Server::new(runner, options).expect("a server");
         let listener = Listener::bind(&self.path(&format!("{name}.sock")));

@@ -9,7 +9,7 @@ use control::Transport;
 use serde_json::Value;
 use vfio_user::client::{Client, ClientOptions, NoDma};
 
-use super::{Ended, Server, run, serve};
+use super::{Ended, Process, Server, run, serve};
 
 /// Memory of a device here.
 const MEMORY: usize = 16 << 20;
@@ -37,6 +37,23 @@ impl Alone {
         Alone { server, socket, uri }
     }
 
+    /// Serves one of any model: all its options are the caller's.
+    pub(crate) fn of(folder: &Path, name: &str, options: &[&str]) -> Alone {
+        let socket = folder.join(format!("{name}.sock"));
+        let uri = format!("vfio-user:{}", socket.display());
+        let mut arguments = vec!["serve", "--socket", &uri["vfio-user:".len()..]];
+        arguments.extend(options);
+        let mut process = Process::start(&arguments);
+        let ready = process.line().into();
+        Alone { server: Server { process, ready }, socket, uri }
+    }
+
+    /// A client of its server.
+    pub(crate) fn client(&self) -> Client {
+        let options = ClientOptions::new("filled", Arc::new(NoDma));
+        Client::connect(&self.socket, options).expect("a server")
+    }
+
     /// Serves one that holds so many bytes of something.
     pub(crate) fn filled(folder: &Path, name: &str, bytes: usize) -> Alone {
         let device = Alone::empty(folder, name);
@@ -47,8 +64,7 @@ impl Alone {
     /// Writes so many bytes into it that a name of its own is in every block.
     pub(crate) fn fill(&self, bytes: usize) {
         assert!(bytes <= MEMORY);
-        let options = ClientOptions::new("filled", Arc::new(NoDma));
-        let client = Client::connect(&self.socket, options).expect("a server");
+        let client = self.client();
         let mark = crc32c::crc32c(self.uri.as_bytes());
         let mut block = vec![0; 64 << 10];
         for offset in (0..bytes).step_by(block.len()) {

@@ -110,8 +110,12 @@ fn tail(path: &Path) -> Option<String> {
     Some(lines[lines.len().saturating_sub(5)..].join("; "))
 }
 
+/// The program that runs here, even where another was put in its place since.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// Starts processes of this program.
 pub(super) struct Starter {
+    /// What it is called.
     program: PathBuf,
     folder: PathBuf,
     verbose: u8,
@@ -139,8 +143,9 @@ impl Starter {
     /// Starts one.
     pub(super) fn start(&self, name: &str, arguments: &[String]) -> Result<Process> {
         let starting = || format!("cannot start {name}");
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(THIS_PROGRAM);
         command
+            .arg0(&self.program)
             .args(["--json", "--with-parent"])
             .arg(std::process::id().to_string())
             .args((0..self.verbose).map(|_| "-v"))

@@ -1,0 +1,317 @@
+//! One device of the guest, and the driver that fits it.
+//!
+//! ```text
+//!   PCI ids --> Kind --> Device { transport, lines, model }   what is there
+//!                        Driver                               what a vCPU remembers of it
+//! ```
+//!
+//! Everything that is different for a kind of device is in its driver: [`Accel`] moves
+//! pages by DMA and through a mapped window, [`Uart`] moves bytes through registers and
+//! reaches no memory at all.
+
+use std::fmt;
+use std::sync::Arc;
+
+use abi::device_info::DeviceFlags;
+use abi::pci::{config, region_index};
+use anyhow::{Context, Result, bail};
+use control::{Transport, TransportError};
+use device::{Digest, PciIds};
+use models::{accel, uart};
+use serde::{Deserialize, Serialize};
+use vfio_user::Client;
+
+use super::accel::{Accel, AccelDriver};
+use super::board::Board;
+use super::digests::{Device as Seen, Digests};
+use super::layout::{Area, Layout};
+use super::lines::Lines;
+use super::uart::{Uart, UartDriver};
+use super::vcpu::Hands;
+use crate::report::Problem;
+
+/// What is said of a device that no driver fits.
+const DRIVERS: &str = "the guest has drivers for `vfio-migrate serve --model accel` and \
+                       `--model uart` only";
+
+/// One device as the guest drives it.
+pub(super) struct Device {
+    /// Its place among the devices.
+    pub(super) number: usize,
+    /// The way to it.
+    pub(super) transport: Arc<dyn Transport>,
+    client: Client,
+    /// Its interrupts.
+    pub(super) lines: Arc<Lines>,
+    /// What it is.
+    pub(super) model: Model,
+}
+
+/// A device, by the driver that fits it.
+pub(super) enum Model {
+    /// An accelerator.
+    Accel(Accel),
+    /// A card with serial ports.
+    Uart(Uart),
+}
+
+/// What the driver of one device remembers; part of its vCPU's registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Driver {
+    /// Of an accelerator.
+    Accel(AccelDriver),
+    /// Of a card with serial ports.
+    Uart(UartDriver),
+}
+
+/// The kinds of device that the guest has a driver for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `models::accel`.
+    Accel,
+    /// `models::uart`.
+    Uart,
+}
+
+/// Places that a device or its driver writes one after the other, again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Round {
+    /// Writes so far, of which each goes to the next place.
+    pub(super) count: u64,
+    /// Writes that may have been under way when somebody began to count.
+    pub(super) lag: u64,
+    /// How many of the places are pages of RAM.
+    pub(super) pages: u64,
+    /// How many are blocks of the device.
+    pub(super) blocks: u64,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Accel, Kind::Uart];
+
+    /// What a device is, by its PCI ids.
+    pub(super) fn of(transport: &dyn Transport) -> Result<Kind> {
+        let flags = transport.device_info().context("ask what it is")?.flags;
+        if !DeviceFlags::from_bits_retain(flags).contains(DeviceFlags::PCI) {
+            bail!("it is not on PCI: {DRIVERS}");
+        }
+        let read = |at: u16| {
+            let mut id = [0; 2];
+            let read = transport.region_read(region_index::CONFIG, at.into(), &mut id);
+            read.map(|()| u16::from_le_bytes(id)).context("read its PCI ids")
+        };
+        let (vendor, device) = (read(config::VENDOR_ID)?, read(config::DEVICE_ID)?);
+        let fits =
+            |kind: &Kind| (kind.ids().vendor, kind.ids().device) == (vendor, device);
+        let Some(kind) = Kind::ALL.into_iter().find(fits) else {
+            bail!("it is a PCI {vendor:04x}:{device:04x}: {DRIVERS}");
+        };
+        Ok(kind)
+    }
+
+    fn ids(self) -> PciIds {
+        match self {
+            Kind::Accel => accel::IDS,
+            Kind::Uart => uart::IDS,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Accel => "accel",
+            Kind::Uart => "uart",
+        })
+    }
+}
+
+impl Driver {
+    /// The device.
+    pub(super) fn device(&self) -> usize {
+        match self {
+            Driver::Accel(driver) => driver.device,
+            Driver::Uart(driver) => driver.device,
+        }
+    }
+}
+
+impl Device {
+    /// Opens the driver's way to a device, changing nothing. An accelerator takes the
+    /// next of the `areas`, and `peer` says whether another device writes into it.
+    pub(super) fn open(
+        number: usize,
+        kind: Kind,
+        client: Client,
+        areas: &mut dyn Iterator<Item = Area>,
+        peer: bool,
+    ) -> Result<Device> {
+        let client = client.named(&format!("{kind}{number}"));
+        let transport: Arc<dyn Transport> = Arc::new(client.clone());
+        let on = Arc::clone(&transport);
+        let (model, lines) = match kind {
+            Kind::Accel => {
+                let area = areas.next().context("no memory is left for it")?;
+                let accel = Accel::open(number, on, area, peer)?;
+                (Model::Accel(accel), Lines::msix())
+            }
+            Kind::Uart if peer => bail!(
+                "it is a uart, which reaches no other device: leave out --p2p, or use \
+                 accelerators only"
+            ),
+            Kind::Uart => (Model::Uart(Uart::open(number, on)?), Lines::intx()),
+        };
+        let lines = Arc::new(lines.context("eventfds")?);
+        Ok(Device { number, transport, client, lines, model })
+    }
+
+    /// The name of the device.
+    pub(super) fn name(&self) -> &str {
+        self.transport.name()
+    }
+
+    /// The accelerator that it is, if it is one.
+    pub(super) fn accel(&self) -> Option<&Accel> {
+        match &self.model {
+            Model::Accel(accel) => Some(accel),
+            Model::Uart(_) => None,
+        }
+    }
+
+    /// Whether memory has to be mapped to it: what is mapped to no memory writes none.
+    pub(super) fn does_dma(&self) -> bool {
+        self.accel().is_some()
+    }
+
+    /// The device's own digest of what it holds.
+    pub(super) fn digest(&self) -> Result<Digest> {
+        let digest = self.client.digest().context("ask for its digest")?;
+        digest.context("the device has no digest of what it holds")
+    }
+
+    /// The guest finds the device: addresses, decoding, interrupts. `big` is where the
+    /// device's own memory goes, if it has any.
+    pub(super) fn configure(&self, layout: &Layout, big: u64) -> Result<()> {
+        let write = |at: u16, bytes: &[u8]| {
+            let written =
+                self.transport.region_write(region_index::CONFIG, at.into(), bytes);
+            written.with_context(|| format!("{}: config space", self.name()))
+        };
+        match &self.model {
+            Model::Accel(_) => {
+                Accel::configure(&write, layout.small_bars(self.number), big)
+            }
+            Model::Uart(_) => Uart::configure(&write, layout.io_bars(self.number)),
+        }
+    }
+
+    /// The driver starts the device, which is idle where `rate` is 0. An accelerator
+    /// writes that many bytes a second by itself, and where `peer` is an address, as many
+    /// to there.
+    pub(super) fn start(&self, rate: u64, peer: Option<u64>) -> Result<()> {
+        match &self.model {
+            Model::Accel(accel) => accel.start(rate, peer),
+            Model::Uart(uart) => uart.start(rate > 0),
+        }
+    }
+
+    /// What the driver of the device knows once it has started it.
+    pub(super) fn driver(&self) -> Driver {
+        match &self.model {
+            Model::Accel(accel) => {
+                Driver::Accel(AccelDriver::new(self.number, &accel.plan))
+            }
+            Model::Uart(uart) => Driver::Uart(uart.driver()),
+        }
+    }
+
+    /// Whether a driver's registers could be those of this device's: it indexes by them.
+    /// `most` is more than anything was ever counted to.
+    pub(super) fn fits(&self, driver: &Driver, most: u64) -> bool {
+        driver.device() == self.number
+            && match (&self.model, driver) {
+                (Model::Accel(accel), Driver::Accel(driver)) => accel.fits(driver, most),
+                (Model::Uart(uart), Driver::Uart(driver)) => uart.fits(driver, most),
+                _ => false,
+            }
+    }
+
+    /// A vCPU handles the device's interrupts, and where it is `busy` keeps it busy.
+    pub(super) fn drive(
+        &self,
+        board: &Board,
+        driver: &mut Driver,
+        hands: &mut Hands,
+        busy: bool,
+    ) -> Result<(), TransportError> {
+        let driven = match (&self.model, &mut *driver) {
+            (Model::Accel(accel), Driver::Accel(driver)) => {
+                accel.drive(board, &self.lines, driver, hands, busy)
+            }
+            (Model::Uart(uart), Driver::Uart(driver)) => {
+                uart.drive(board, &self.lines, driver, busy)
+            }
+            // Never: registers that do not fit are not taken.
+            _ => Ok(()),
+        };
+        self.show(driver);
+        driven
+    }
+
+    /// Lets everybody see how far the driver is.
+    pub(super) fn show(&self, driver: &Driver) {
+        match (&self.model, driver) {
+            (Model::Accel(accel), Driver::Accel(driver)) => accel.show(driver),
+            (Model::Uart(uart), Driver::Uart(driver)) => uart.show(driver),
+            _ => {}
+        }
+    }
+
+    /// How much the device has moved since it was started: blocks, or bytes of a uart.
+    /// One that does not run is asked otherwise than one that does.
+    pub(super) fn moved(&self, running: bool) -> Result<u64> {
+        match &self.model {
+            Model::Accel(accel) if running => Ok(accel.sent()?),
+            Model::Accel(_) => {
+                let counters = self.digest()?.counters;
+                let sent = counters.into_iter().find(|(name, _)| name == Accel::SENT);
+                Ok(sent.map_or(0, |(_, sent)| sent))
+            }
+            Model::Uart(uart) => Ok(uart.moved()),
+        }
+    }
+
+    /// Pairs of commands that are over.
+    pub(super) fn commands_over(&self) -> u64 {
+        self.accel().map_or(0, Accel::commands_over)
+    }
+
+    /// Everything that counts writes to RAM and to the device.
+    pub(super) fn rounds(&self) -> Result<Vec<Round>, TransportError> {
+        match &self.model {
+            Model::Accel(accel) => accel.rounds(),
+            Model::Uart(uart) => Ok(uart.rounds()),
+        }
+    }
+
+    /// The checksums that pages of RAM should have that the device writes, by their
+    /// numbers.
+    pub(super) fn pages(&self, driver: &Driver, seen: &Seen) -> Vec<(u64, u32)> {
+        match (&self.model, driver) {
+            (Model::Accel(accel), Driver::Accel(driver)) => accel.pages(driver, seen),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where the stopped device is not what its driver's registers say.
+    pub(super) fn problems(&self, driver: &Driver, digests: &Digests) -> Vec<Problem> {
+        match (&self.model, driver) {
+            (Model::Accel(accel), Driver::Accel(driver)) => {
+                accel.problems(driver, digests)
+            }
+            (Model::Uart(uart), Driver::Uart(driver)) => uart.problems(driver, digests),
+            _ => Vec::new(),
+        }
+    }
+}
