@@ -19,6 +19,9 @@ _vfio__migrate() {
             vfio__migrate,compat)
                 cmd="vfio__migrate__subcmd__compat"
                 ;;
+            vfio__migrate,conform)
+                cmd="vfio__migrate__subcmd__conform"
+                ;;
             vfio__migrate,decode)
                 cmd="vfio__migrate__subcmd__decode"
                 ;;
@@ -160,6 +163,9 @@ _vfio__migrate() {
             vfio__migrate__subcmd__help,compat)
                 cmd="vfio__migrate__subcmd__help__subcmd__compat"
                 ;;
+            vfio__migrate__subcmd__help,conform)
+                cmd="vfio__migrate__subcmd__help__subcmd__conform"
+                ;;
             vfio__migrate__subcmd__help,decode)
                 cmd="vfio__migrate__subcmd__help__subcmd__decode"
                 ;;
@@ -236,7 +242,7 @@ _vfio__migrate() {
 
     case "${cmd}" in
         vfio__migrate)
-            opts="-v -h -V --json --verbose --log --help --version demo serve guest save restore send receive start probe compat decode states help"
+            opts="-v -h -V --json --verbose --log --help --version demo serve guest save restore send receive start probe compat conform decode states help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -260,6 +266,32 @@ _vfio__migrate() {
                 return 0
             fi
             case "${prev}" in
+                --log)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__conform)
+            opts="-v -h -V --list --only --max-data --json --verbose --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --only)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-data)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --log)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1010,7 +1042,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help)
-            opts="demo serve guest save restore send receive start probe compat decode states help"
+            opts="demo serve guest save restore send receive start probe compat conform decode states help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1024,6 +1056,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help__subcmd__compat)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__help__subcmd__conform)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

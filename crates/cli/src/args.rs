@@ -1,12 +1,14 @@
 //! What can be asked for on the command line.
 
 mod compat;
+mod conform;
 mod decode;
 mod demo;
 mod devices;
 mod guest;
 
 pub use compat::{Compat, Source};
+pub use conform::Conform;
 pub use decode::Decode;
 pub use demo::Demo;
 pub use devices::{Devices, Receive, Restore, Save, Send, Start};
@@ -98,6 +100,15 @@ pub enum Command {
     /// both sides have. It is the comparison that a migration and a restore make, and it
     /// goes one way: from SOURCE to DESTINATION. No device is stopped or changed for it.
     Compat(Compat),
+    /// Check a device against the rules of the migration interface. THIS DESTROYS WHAT IT
+    /// HOLDS
+    ///
+    /// The device is reset, stopped, and given data that it saved itself, whole and
+    /// damaged: never a device that a guest uses, or whose contents anybody needs. Each
+    /// check says which rule it is of, what was done, what was seen, and pass, fail or
+    /// skipped with the reason. Exit status 1 when one failed or none passed.
+    /// docs/conform.md has the rules.
+    Conform(Conform),
     /// Show a saved file or a captured stream frame by frame, whole or damaged
     ///
     /// Each frame with its place, type, length and meaning, then what there is of each
@@ -128,6 +139,7 @@ impl Command {
             Command::Demo(_)
             | Command::Serve(_)
             | Command::Probe(_)
+            | Command::Conform(_)
             | Command::Compat(_)
             | Command::Decode(_)
             | Command::States(_) => &[],

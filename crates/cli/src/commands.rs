@@ -1,6 +1,7 @@
 //! One module a command, and what goes for all of them: the log, errors, the status.
 
 mod compat;
+mod conform;
 pub mod ctl;
 mod decode;
 pub mod demo;
@@ -68,6 +69,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Start(start) => start::run(&start, global),
         Command::Probe(probe) => probe::run(&probe, global.json),
         Command::Compat(compat) => compat::run(&compat, global.json),
+        Command::Conform(conform) => conform::run(&conform, global.json),
         Command::Decode(decode) => decode::run(&decode, global),
         Command::States(states) => states::run(states, global.json),
     }

@@ -53,6 +53,14 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "vfio-migrate-conform",
+        &[
+            "vfio-migrate conform --list",
+            "vfio-migrate conform vfio-user:/tmp/a.sock",
+            "vfio-migrate conform vfio-user:/tmp/a.sock --only 4 --only 21.truncated",
+        ],
+    ),
+    (
         "vfio-migrate-guest",
         &[
             "vfio-migrate guest run --device vfio-user:/tmp/a.sock --control /tmp/c.sock",
