@@ -141,7 +141,7 @@ impl Client {
 
     /// An answer to what the device asked first, if it did.
     fn answer(&mut self, server: &mut Server, input: &mut Input<'_>) {
-        let failed = input.byte() % 4 == 0;
+        let failed = input.byte().is_multiple_of(4);
         let len = input.length();
         let body = input.take(len);
         let Some(asked) = self.asked.pop_front() else { return };
