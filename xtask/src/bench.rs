@@ -45,6 +45,9 @@ Usage: cargo xtask bench [--json] [--runs N] [WORK...]
 Builds in release mode and measures each WORK (default: all) with its limit beside it:
   region-read, posted-write, dma-message    messages of vfio-user
   data-read, data-write                     migration data over vfio-user
+  v1-trapped, v1-mapped,
+  rfc2018-trapped, rfc2018-mapped           a device saved through a migration region,
+                                            beside the same device as v2
   bitmap-sparse, bitmap-some, bitmap-full   the dirty bitmap of 1 TiB
   migration, downtime                       from one process to another
 

@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         "xtask",
         "--all-targets",
         "--features",
-        "bench,gen,qemu-guest",
+        "bench,gen,guest",
     ];
     process::step("lints of bench", cargo(&bench).args(deny))?;
     let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);

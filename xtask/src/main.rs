@@ -13,8 +13,10 @@ mod commits;
 mod fuzz;
 mod r#gen;
 mod layers;
+mod machine;
 mod process;
 mod qemu;
+mod vm;
 
 use arguments::Arguments;
 
@@ -28,6 +30,7 @@ Commands:
   fuzz      run the fuzz targets on the stable toolchain
   bench     measure, with a limit measured beside every figure
   qemu-test boot a Linux guest in QEMU on our server, and check from inside
+  vm-test   boot a real kernel in QEMU, and migrate its sample device
   gen       write the man pages and shell completions
 
 `cargo xtask <command> --help` says more. Exit status: 0 done, 1 failed, 2 usage.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         "fuzz" => (fuzz::USAGE, fuzz::run),
         "bench" => (bench::USAGE, bench::run),
         "qemu-test" => (qemu::USAGE, qemu::run),
+        "vm-test" => (vm::USAGE, vm::run),
         "gen" => (r#gen::USAGE, r#gen::run),
         "--help" | "-h" | "help" => {
             print!("{USAGE}");

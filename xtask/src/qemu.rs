@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   target/qemu-test/qemu, kernel   fetched where they are not installed
-//!   target/qemu-test/guest          the guest's only program (`xtask/guest`), built
+//!   target/guest                    the guest's only program (`xtask/guest`), built
 //!   target/qemu-test/run            socket, archive and logs of this run
 //!
 //!   vfio-migrate serve --model accel         one server for all
@@ -19,28 +19,19 @@
 //! so no hardware and no rights are needed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-
-use serde_json::Value;
 
 use crate::arguments::Arguments;
+use crate::machine::table::{self, Found, Row};
+use crate::machine::{guest, make_folder};
 use crate::{Failure, Outcome, process};
 
 mod boot;
-mod child;
-mod fetch;
-mod initramfs;
 mod parts;
 mod server;
-mod sources;
-mod table;
 mod trace;
 
 use boot::Sharing;
-use fetch::{failed, make_folder};
-use parts::Kernel;
 use server::Server;
-use table::Row;
 
 /// Help of this command.
 pub(crate) const USAGE: &str = "\
@@ -70,12 +61,6 @@ Exit status 1 when a check fails, or when QEMU or a kernel is missing.
 /// first copy brought there.
 const LEFT: u64 = 300_001;
 
-/// The guest's archive, in the folder of the run.
-const INITRAMFS: &str = "initramfs";
-
-/// The guest is built for this; named, so that its flags do not reach build scripts.
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-
 /// Runs the command.
 ///
 /// # Errors
@@ -93,19 +78,18 @@ pub(crate) fn run(mut arguments: Arguments) -> Outcome {
         ));
     }
     let root = process::root();
-    let target = target(&root)?;
+    let target = guest::target(&root)?;
     let cache = target.join("qemu-test");
     make_folder(&cache)?;
     let (qemu, kernel) = parts::find(&cache, fetch)?;
     println!("== {}, kernel {}", qemu.version, kernel.image.display());
-    let program = build_server(&root, &target)?;
-    let guest = build_guest(&root, &cache)?;
+    let programs = guest::build(&root, &target)?;
 
     let folder = cache.join("run");
     let _ = fs::remove_dir_all(&folder);
     make_folder(&folder)?;
-    pack(&kernel, &guest, &folder.join(INITRAMFS))?;
-    let mut server = Server::start(&program, &folder)?;
+    guest::pack(&programs, &kernel, &[], &folder)?;
+    let mut server = Server::start(&programs.command, &folder)?;
     let mut rows = Vec::new();
     for sharing in [Sharing::Shared, Sharing::Unshared] {
         println!("== guest with {} memory", sharing.name());
@@ -119,15 +103,15 @@ pub(crate) fn run(mut arguments: Arguments) -> Outcome {
     }
     rows.push(timed("all", "server-end", || server.end()));
     print!("{}", table::text(&rows));
-    match rows.iter().filter(|row| row.found.is_err()).count() {
-        0 => {
+    match table::counts(&rows) {
+        (0, _) => {
             println!("qemu-test: {} checks, all ok", rows.len());
             if !keep {
                 let _ = fs::remove_dir_all(&folder);
             }
             Ok(())
         }
-        count => Err(Failure::Failed(format!(
+        (count, _) => Err(Failure::Failed(format!(
             "{count} of {} checks failed; logs are in {}",
             rows.len(),
             folder.display()
@@ -143,54 +127,5 @@ fn timed(
     let start = std::time::Instant::now();
     let found = work();
     let seconds = start.elapsed().as_secs_f64();
-    Row { run, check: check.to_owned(), seconds, found }
-}
-
-/// Where cargo puts what it builds.
-fn target(root: &Path) -> Result<PathBuf, Failure> {
-    let mut cargo = process::cargo(root);
-    let text =
-        process::output(cargo.args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: Value = serde_json::from_str(&text)
-        .map_err(|error| Failure::Failed(format!("cargo metadata: {error}")))?;
-    let folder = metadata["target_directory"].as_str().map(PathBuf::from);
-    folder.ok_or_else(|| Failure::failed("cargo metadata: no target directory"))
-}
-
-/// The server, as tests are built: with its assertions.
-fn build_server(root: &Path, target: &Path) -> Result<PathBuf, Failure> {
-    let mut cargo = process::cargo(root);
-    cargo.args(["build", "--quiet", "--package", "vfio-migrate-cli"]);
-    cargo.arg("--target-dir").arg(target);
-    process::step("server", &mut cargo)?;
-    Ok(target.join("debug/vfio-migrate"))
-}
-
-/// The guest's program: static, since there is no library in the guest.
-fn build_guest(root: &Path, cache: &Path) -> Result<PathBuf, Failure> {
-    let target = cache.join("guest");
-    let mut cargo = process::cargo(root);
-    cargo.args(["build", "--quiet", "--release", "--target", TRIPLE]);
-    cargo.args(["--package", "xtask", "--bin", "qemu-guest", "--features", "qemu-guest"]);
-    cargo.arg("--target-dir").arg(&target);
-    cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Crelocation-model=static");
-    cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
-    // A guest of 2 MB boots faster than one of 9.
-    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-    process::step("guest", &mut cargo)?;
-    Ok(target.join(TRIPLE).join("release/qemu-guest"))
-}
-
-/// Puts the guest's file system together.
-fn pack(kernel: &Kernel, guest: &Path, into: &Path) -> Outcome {
-    let read = |path: &Path| fs::read(path).map_err(|error| failed("read", path, &error));
-    let mut archive = initramfs::Archive::default();
-    for name in ["dev", "proc", "sys", "modules"] {
-        archive.folder(name);
-    }
-    archive.file("init", &read(guest)?);
-    for (name, path) in &kernel.modules {
-        archive.file(name, &read(path)?);
-    }
-    fs::write(into, archive.finish()).map_err(|error| failed("write", into, &error))
+    Row { run, check: check.to_owned(), seconds, found: Found::of(found) }
 }

@@ -4,6 +4,7 @@ mod destination;
 mod dirty_bitmap;
 mod dma_message;
 mod downtime;
+mod front;
 mod guest;
 mod migration;
 mod migration_data;
@@ -33,6 +34,10 @@ pub(super) fn all() -> Vec<Measurement> {
         ("dma-message", dma_message::measure),
         ("data-read", migration_data::measure_read),
         ("data-write", migration_data::measure_write),
+        ("v1-trapped", front::v1_trapped),
+        ("v1-mapped", front::v1_mapped),
+        ("rfc2018-trapped", front::rfc2018_trapped),
+        ("rfc2018-mapped", front::rfc2018_mapped),
         ("bitmap-sparse", dirty_bitmap::measure_sparse),
         ("bitmap-some", dirty_bitmap::measure_some),
         ("bitmap-full", dirty_bitmap::measure_full),

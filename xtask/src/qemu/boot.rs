@@ -5,12 +5,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::child::Running;
-use super::parts::{Kernel, Qemu};
 use super::server::SOCKET;
-use super::table::Row;
 use super::trace::{DMA_MAP, DMA_READ, DMA_UNMAP, DMA_WRITE, EVENT, Messages};
-use crate::Failure;
+use crate::machine::child::Running;
+use crate::machine::emulator::Qemu;
+use crate::machine::kernel::Kernel;
+use crate::machine::report::Report;
+use crate::machine::table::{Found, Row};
+use crate::{Failure, machine};
 
 /// From the start of QEMU to its end. An emulated guest boots in some 6 s.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -58,27 +60,9 @@ pub(super) fn boot(
     let log = |what: &str| format!("{}-{what}.log", sharing.name());
     let mut command = command(qemu, kernel, sharing, &log);
     command.current_dir(folder);
-    let mut running = Running::start("QEMU", &mut command, &folder.join(log("qemu")))?;
-    let mut report = Report { rows: Vec::new(), since: start, sharing, done: None };
-    let ended = loop {
-        match running.line(start + DEADLINE) {
-            Ok(Some(line)) => {
-                if verbose {
-                    eprintln!("{}: {line}", sharing.name());
-                }
-                report.line(&line);
-            }
-            Ok(None) => break running.end(start + DEADLINE),
-            Err(failure) => break Err(failure),
-        }
-    };
-    let ended = match ended {
-        Ok(status) if status.success() => Ok("powered off".to_owned()),
-        Ok(status) => Err(format!("QEMU: {status}, see {}", log("qemu"))),
-        Err(Failure::Failed(text) | Failure::Usage(text)) => Err(text),
-    };
-    report.end(&log("console"));
-    report.row("power-off", ended);
+    let running = Running::start("QEMU", &mut command, &folder.join(log("qemu")))?;
+    let mut report = Report::new(sharing.name(), start);
+    report.listen(running, start + DEADLINE, verbose, &log("console"), &log("qemu"));
     let trace = folder.join(log("trace"));
     let trace = fs::read_to_string(&trace)
         .map_err(|error| format!("cannot read {}: {error}", trace.display()));
@@ -110,13 +94,14 @@ pub(super) fn boot_and_kill(
             }
             Ok(Some(_)) => {}
             Ok(None) => break Err("QEMU ended before the guest came so far".to_owned()),
-            Err(Failure::Failed(text) | Failure::Usage(text)) => break Err(text),
+            Err(failure) => break Err(failure.text()),
         }
     };
     // Which kills it.
     drop(running);
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Row { run: "killed", check: "kill".to_owned(), seconds, found })
+    let (check, found) = ("kill".to_owned(), Found::of(found));
+    Ok(Row { run: "killed", check, seconds, found })
 }
 
 fn command(
@@ -139,58 +124,12 @@ fn command(
     command.args(["-run-with", "exit-with-parent=on"]);
     command.args(["-serial", &format!("file:{}", log("console")), "-serial", "stdio"]);
     command.arg("-kernel").arg(&kernel.image);
-    command.args(["-initrd", super::INITRAMFS, "-append", KERNEL_OPTIONS]);
+    command.args(["-initrd", machine::INITRAMFS, "-append", KERNEL_OPTIONS]);
     command.arg("-device").arg(format!(
         r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{SOCKET}"}}}}"#
     ));
     command.args(["-D", &log("trace"), "-trace", EVENT]);
     command
-}
-
-/// What comes over the guest's second line.
-struct Report {
-    rows: Vec<Row>,
-    /// When the last line came.
-    since: Instant,
-    sharing: Sharing,
-    /// How many checks the guest says it made.
-    done: Option<usize>,
-}
-
-impl Report {
-    fn line(&mut self, line: &str) {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next()) {
-            (Some("check"), Some(name), Some(word)) => {
-                let detail = words.next().unwrap_or_default().to_owned();
-                let name = name.to_owned();
-                self.row(&name, if word == "ok" { Ok(detail) } else { Err(detail) });
-            }
-            (Some("done"), Some(count), None) => self.done = count.parse().ok(),
-            // Whatever else firmware and kernel print there.
-            _ => {}
-        }
-    }
-
-    /// The guest has ended: whether it had said all that it checked.
-    fn end(&mut self, console: &str) {
-        let checks = self.rows.len();
-        let said = match self.done {
-            Some(0) => Err("the guest checked nothing".to_owned()),
-            Some(count) if count == checks => Ok(format!("{count} checks in the guest")),
-            Some(count) => Err(format!("{checks} of {count} checks were heard")),
-            None => Err(format!("the guest did not come to its end, see {console}")),
-        };
-        self.row("guest", said);
-    }
-
-    fn row(&mut self, check: &str, found: Result<String, String>) {
-        let now = Instant::now();
-        let seconds = (now - self.since).as_secs_f64();
-        self.since = now;
-        let (run, check) = (self.sharing.name(), check.to_owned());
-        self.rows.push(Row { run, check, seconds, found });
-    }
 }
 
 /// The storm of maps and unmaps that firmware makes of the low megabyte.
@@ -213,45 +152,4 @@ fn way(messages: &Messages, sharing: Sharing) -> Result<String, String> {
         Sharing::Unshared => reads > 0 && writes > 0,
     };
     if expected && messages.total() > 0 { Ok(text) } else { Err(text) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::{Report, Sharing};
-
-    fn report() -> Report {
-        let (rows, since) = (Vec::new(), Instant::now());
-        Report { rows, since, sharing: Sharing::Shared, done: None }
-    }
-
-    fn failures(report: &Report) -> Vec<&str> {
-        let failed = report.rows.iter().filter(|row| row.found.is_err());
-        failed.map(|row| row.check.as_str()).collect()
-    }
-
-    #[test]
-    fn guest_that_stops_half_way_has_failed() {
-        let mut cut = report();
-        cut.line("SeaBIOS (version 1)");
-        cut.line("check one ok all of it");
-        cut.end("console");
-        assert_eq!(failures(&cut), ["guest"]);
-        let mut whole = report();
-        whole.line("check one ok");
-        whole.line("check two FAILED 1 instead of 2");
-        whole.line("done 2");
-        whole.end("console");
-        assert_eq!(failures(&whole), ["two"]);
-        let mut lost = report();
-        lost.line("check one ok");
-        lost.line("done 2");
-        lost.end("console");
-        assert_eq!(failures(&lost), ["guest"]);
-        let mut nothing = report();
-        nothing.line("done 0");
-        nothing.end("console");
-        assert_eq!(failures(&nothing), ["guest"]);
-    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::child::Running;
+use crate::machine::child::Running;
 use crate::{Failure, process};
 
 /// The socket, in the folder of the run: a path from the root may be longer than a
@@ -65,9 +65,7 @@ impl Server {
         let mut command = Command::new(&self.program);
         command.current_dir(&self.folder);
         command.args(["--json", "probe", &format!("vfio-user:{SOCKET}")]);
-        let text = process::output(&mut command).map_err(|failure| match failure {
-            Failure::Usage(text) | Failure::Failed(text) => text,
-        })?;
+        let text = process::output(&mut command).map_err(Failure::text)?;
         let said: Value =
             serde_json::from_str(&text).map_err(|error| error.to_string())?;
         if said["state"] != "RUNNING" {
@@ -87,11 +85,9 @@ impl Server {
     ///
     /// When it does not end well, or leaves its socket behind.
     pub(super) fn end(self) -> Result<String, String> {
-        let text = |failure| match failure {
-            Failure::Usage(text) | Failure::Failed(text) => text,
-        };
-        self.running.terminate().map_err(text)?;
-        let status = self.running.end(Instant::now() + PATIENCE).map_err(text)?;
+        self.running.terminate().map_err(Failure::text)?;
+        let status =
+            self.running.end(Instant::now() + PATIENCE).map_err(Failure::text)?;
         if !status.success() {
             return Err(format!("{status}, see server.log"));
         }

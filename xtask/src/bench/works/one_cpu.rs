@@ -82,9 +82,18 @@ impl Served {
         model: Box<dyn Migratable>,
         handler: Arc<dyn DmaHandler>,
     ) -> Result<Served, String> {
+        Served::with(model, handler, ServerOptions::default())
+    }
+
+    /// The same, served in another way than by default.
+    pub(super) fn with(
+        model: Box<dyn Migratable>,
+        handler: Arc<dyn DmaHandler>,
+        options: ServerOptions,
+    ) -> Result<Served, String> {
         let (near, far) = sys::socket::pair().map_err(text)?;
         let runner = Runner::new(model).map_err(text)?;
-        let mut server = Server::new(runner, ServerOptions::default()).map_err(text)?;
+        let mut server = Server::new(runner, options).map_err(text)?;
         server.adopt(far).map_err(text)?;
         let stop = Stop::new().map_err(text)?;
         let stopped = stop.clone();

@@ -10,8 +10,8 @@ use abi::pci::config::Command;
 use models::accel::registers as reg;
 use models::accel::{MSIX, VECTORS};
 
-use crate::device::{Copy, Device};
-use crate::memory::Memory;
+use super::device::{Copy, Device};
+use super::memory::Memory;
 use crate::{Found, expect, said, wait_for};
 
 /// Where vector n writes: 4 bytes at this plus `64 * n` in the reserved memory.

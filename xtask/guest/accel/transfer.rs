@@ -5,8 +5,8 @@ use models::accel::block::{self, BLOCK, Kind};
 use models::accel::registers as reg;
 use models::accel::{MAPPED_WINDOW, MEMORY_MIN};
 
-use crate::device::{Copy, Device};
-use crate::memory::Memory;
+use super::device::{Copy, Device};
+use super::memory::Memory;
 use crate::{Found, expect, pattern, said, same, wait_for};
 
 /// Odd, and more than any message carries at once.

@@ -8,13 +8,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::fetch::failed;
+use super::failed;
 use crate::{Failure, process};
 
 /// A program whose standard output is read line by line. It is killed, by its own id,
 /// when this goes away.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     name: String,
     child: Child,
     lines: Receiver<String>,
@@ -26,7 +26,7 @@ impl Running {
     /// # Errors
     ///
     /// When it cannot be started.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         command: &mut Command,
         errors: &Path,
@@ -63,7 +63,7 @@ impl Running {
     /// # Errors
     ///
     /// When none came in time.
-    pub(super) fn line(&mut self, until: Instant) -> Result<Option<String>, Failure> {
+    pub(crate) fn line(&mut self, until: Instant) -> Result<Option<String>, Failure> {
         match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Disconnected) => Ok(None),
@@ -78,13 +78,13 @@ impl Running {
     /// # Errors
     ///
     /// When it cannot be told.
-    pub(super) fn terminate(&self) -> Result<(), Failure> {
+    pub(crate) fn terminate(&self) -> Result<(), Failure> {
         let mut kill = Command::new("kill");
         process::output(kill.args(["-TERM", &self.child.id().to_string()])).map(drop)
     }
 
     /// Whether it still runs.
-    pub(super) fn runs(&mut self) -> bool {
+    pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
@@ -93,7 +93,7 @@ impl Running {
     /// # Errors
     ///
     /// When that does not come in time.
-    pub(super) fn end(mut self, until: Instant) -> Result<ExitStatus, Failure> {
+    pub(crate) fn end(mut self, until: Instant) -> Result<ExitStatus, Failure> {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => return Ok(status),

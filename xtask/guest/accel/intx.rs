@@ -14,22 +14,19 @@ use models::accel::registers as reg;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
-use crate::device::{Copy, Device};
-use crate::memory::Memory;
-use crate::{Found, PATIENCE, expect, said};
+use super::device::{Copy, Device};
+use super::memory::Memory;
+use crate::{Found, PATIENCE, expect, modules, said};
 
 /// What the kernel does not have built in, in this order.
 const MODULES: [&str; 2] = ["uio", "uio_pci_generic"];
 const DRIVER: &str = "/sys/bus/pci/drivers/uio_pci_generic";
 
-/// `MODULE_INIT_COMPRESSED_FILE`: the kernel decompresses (Linux 5.17).
-const COMPRESSED: i32 = 4;
-
 /// How long an interrupt that must not come is listened for, in milliseconds.
 const SILENCE: i64 = 300;
 
 pub(crate) fn check(device: &Device, memory: &Memory) -> Found {
-    load()?;
+    modules::load(&MODULES)?;
     let mut line = Line::bind(device)?;
     // Nothing yet.
     acknowledge(device)?;
@@ -107,18 +104,6 @@ fn pending(device: &Device, expected: bool) -> Result<(), String> {
 fn ring(device: &Device, memory: &Memory, vector: u64) -> Result<(), String> {
     let (iova, kind) = (memory.address(0), reg::COPY_TO_DEVICE);
     device.copy(Copy { kind, iova, offset: 8 << 20, bytes: 64, vector })
-}
-
-/// Loads the modules, where they are not built in.
-fn load() -> Result<(), String> {
-    for name in MODULES {
-        for (suffix, flags) in [("", 0), (".xz", COMPRESSED), (".zst", COMPRESSED)] {
-            let path = format!("/modules/{name}.ko{suffix}");
-            let Ok(file) = File::open(&path) else { continue };
-            rustix::system::finit_module(&file, c"", flags).map_err(said(path))?;
-        }
-    }
-    Ok(())
 }
 
 /// `/dev/uio0`.

@@ -3,7 +3,7 @@
 
 /// The bytes of an archive that is being put together.
 #[derive(Debug, Default)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
@@ -13,17 +13,17 @@ const PROGRAM: u32 = 0o100_755;
 
 impl Archive {
     /// Adds an empty folder.
-    pub(super) fn folder(&mut self, name: &str) {
+    pub(crate) fn folder(&mut self, name: &str) {
         self.entry(name, FOLDER, &[]);
     }
 
     /// Adds a file that can be read and run. Its folder comes before it.
-    pub(super) fn file(&mut self, name: &str, content: &[u8]) {
+    pub(crate) fn file(&mut self, name: &str, content: &[u8]) {
         self.entry(name, PROGRAM, content);
     }
 
     /// The archive with its end.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
     }

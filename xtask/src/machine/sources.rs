@@ -10,11 +10,11 @@ use std::path::Path;
 
 /// The newer suites that have what the test needs: the stable one for libraries and
 /// kernel, its backports for QEMU.
-pub(super) const SUITES: [&str; 2] = ["trixie", "trixie-backports"];
+pub(crate) const SUITES: [&str; 2] = ["trixie", "trixie-backports"];
 
 /// A source of packages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Origin {
+pub(crate) struct Origin {
     /// The address of the archive.
     uri: String,
     /// Whose signature it bears: a file or a fingerprint. apt's own keys otherwise.
@@ -23,7 +23,7 @@ pub(super) struct Origin {
 
 impl Origin {
     /// Looks through a configuration folder, `/etc/apt` on a machine.
-    pub(super) fn find(folder: &Path) -> Option<Origin> {
+    pub(crate) fn find(folder: &Path) -> Option<Origin> {
         let mut files = vec![folder.join("sources.list")];
         let mut parts: Vec<_> = fs::read_dir(folder.join("sources.list.d"))
             .into_iter()
@@ -43,7 +43,7 @@ impl Origin {
     }
 
     /// The paragraph that names the newer suites of the same archive.
-    pub(super) fn paragraph(&self) -> String {
+    pub(crate) fn paragraph(&self) -> String {
         let mut text = format!(
             "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n",
             self.uri,

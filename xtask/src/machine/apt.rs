@@ -1,41 +1,45 @@
 //! Gets what is missing, by package name, into `target/`: nothing is installed.
 //!
 //! apt works on folders of its own here: an empty status file makes it find every
-//! library that a program needs, and the lists of packages are those of newer suites of
-//! the machine's own archive. The packages are unpacked, never configured; QEMU is run
-//! through the loader that came with it.
+//! library that a program needs, and the lists of packages are fetched beside them. The
+//! packages are unpacked, never configured; QEMU is run through the loader that came
+//! with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::sources::{Origin, SUITES};
+use super::{failed, make_folder, remove};
 use crate::{Failure, Outcome, process};
 
 /// The package of QEMU.
 const QEMU: &str = "qemu-system-x86";
-/// The package that depends on the newest kernel for virtual machines, the smallest one.
-const KERNEL: &str = "linux-image-cloud-amd64";
+
+/// Where packages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suites {
+    /// All that the machine's own sources name.
+    Own,
+    /// Newer suites of the machine's own archive.
+    Newer,
+}
 
 /// Fetches packages into a folder.
-pub(super) struct Apt {
+#[derive(Debug)]
+pub(crate) struct Apt {
     folder: PathBuf,
+    suites: Suites,
     options: Vec<String>,
 }
 
 impl Apt {
-    /// Reads the lists of the newer suites.
+    /// Reads the lists of packages.
     ///
     /// # Errors
     ///
     /// When the machine has no archive to get them from, or that has no such suites.
-    pub(super) fn new(folder: &Path) -> Result<Apt, Failure> {
-        let origin = Origin::find(Path::new("/etc/apt")).ok_or_else(|| {
-            Failure::failed(
-                "there is nothing to fetch from: no source with packages of `main` in \
-                 /etc/apt/sources.list or /etc/apt/sources.list.d",
-            )
-        })?;
+    pub(crate) fn new(folder: &Path, suites: Suites) -> Result<Apt, Failure> {
         for part in ["sources", "lists/partial", "cache/archives/partial"] {
             make_folder(&folder.join(part))?;
         }
@@ -43,14 +47,9 @@ impl Apt {
             let path = folder.join(name);
             fs::write(&path, text).map_err(|error| failed("write", &path, &error))
         };
-        write("sources/newer.sources", &origin.paragraph())?;
         write("status", "")?;
         let at = |name: &str| folder.join(name).display().to_string();
-        let options = [
-            "Dir::Etc::SourceList=/dev/null".to_owned(),
-            format!("Dir::Etc::SourceParts={}", at("sources")),
-            "Dir::Etc::Preferences=/dev/null".to_owned(),
-            "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
+        let mut options = vec![
             format!("Dir::State::Lists={}", at("lists")),
             format!("Dir::State::status={}", at("status")),
             format!("Dir::Cache={}", at("cache")),
@@ -66,17 +65,30 @@ impl Apt {
             "Acquire::https::Timeout=30".to_owned(),
             "Acquire::Retries=1".to_owned(),
         ];
+        if suites == Suites::Newer {
+            let origin = Origin::find(Path::new("/etc/apt")).ok_or_else(|| {
+                Failure::failed(
+                    "there is nothing to fetch from: no source with packages of `main` \
+                     in /etc/apt/sources.list or /etc/apt/sources.list.d",
+                )
+            })?;
+            write("sources/newer.sources", &origin.paragraph())?;
+            options.extend([
+                "Dir::Etc::SourceList=/dev/null".to_owned(),
+                format!("Dir::Etc::SourceParts={}", at("sources")),
+                "Dir::Etc::Preferences=/dev/null".to_owned(),
+                "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
+            ]);
+        }
         let options = options.into_iter().map(|option| format!("-o{option}")).collect();
-        let apt = Apt { folder: folder.to_path_buf(), options };
-        process::output(apt.command("apt-get").args(["-qq", "update"])).map_err(
-            |failure| {
-                let Failure::Failed(text) = failure else { return failure };
-                Failure::Failed(format!(
-                    "{text}\nthe archive of this machine's sources may have no {}",
-                    SUITES.join(" and ")
-                ))
-            },
-        )?;
+        let apt = Apt { folder: folder.to_path_buf(), suites, options };
+        apt.get(&["update"]).map_err(|failure| match (failure, suites) {
+            (Failure::Failed(text), Suites::Newer) => Failure::Failed(format!(
+                "{text}\nthe archive of this machine's sources may have no {}",
+                SUITES.join(" and ")
+            )),
+            (failure, _) => failure,
+        })?;
         Ok(apt)
     }
 
@@ -85,35 +97,54 @@ impl Apt {
     /// # Errors
     ///
     /// When a package is not there, or cannot be unpacked.
-    pub(super) fn qemu(&self, into: &Path) -> Outcome {
-        let newest = SUITES[SUITES.len() - 1];
-        process::output(
-            self.command("apt-get")
-                .args(["-qq", "install", "--yes", "--no-install-recommends"])
-                .args(["--download-only", "-t", newest, QEMU]),
-        )?;
+    pub(crate) fn qemu(&self, into: &Path) -> Outcome {
+        let mut words = vec!["install", "--yes", "--no-install-recommends"];
+        words.push("--download-only");
+        if self.suites == Suites::Newer {
+            words.extend(["-t", SUITES[SUITES.len() - 1]]);
+        }
+        words.push(QEMU);
+        self.get(&words)?;
         self.unpack(&self.folder.join("cache/archives"), into)
     }
 
-    /// Unpacks the kernel and its modules into `into`.
+    /// Unpacks packages, and not what they depend on, into `into`.
     ///
     /// # Errors
     ///
     /// As [`Apt::qemu`].
-    pub(super) fn kernel(&self, into: &Path) -> Outcome {
-        let depends =
-            process::output(self.command("apt-cache").args(["depends", KERNEL]))?;
-        let package = depends
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
-            .map(|rest| format!("linux-image-{}", rest.trim()))
-            .ok_or_else(|| Failure::Failed(format!("{KERNEL} names no kernel")))?;
-        let folder = self.folder.join("kernel");
+    pub(crate) fn packages(&self, packages: &[String], into: &Path) -> Outcome {
+        let folder = self.folder.join("packages");
+        remove(&folder)?;
         make_folder(&folder)?;
         let mut download = self.command("apt-get");
-        download.current_dir(&folder).args(["-qq", "download", &package]);
+        download.current_dir(&folder).args(["-qq", "download"]).args(packages);
         process::output(&mut download)?;
         self.unpack(&folder, into)
+    }
+
+    /// The names of all packages that start like this.
+    ///
+    /// # Errors
+    ///
+    /// When apt cannot tell.
+    pub(crate) fn names(&self, start: &str) -> Result<Vec<String>, Failure> {
+        let text = process::output(self.command("apt-cache").args(["pkgnames", start]))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// What the newest version of a package says of itself: `Version`, `Depends`...
+    ///
+    /// # Errors
+    ///
+    /// When there is no such package, or it says nothing of the kind.
+    pub(crate) fn field(&self, package: &str, name: &str) -> Result<String, Failure> {
+        let mut show = self.command("apt-cache");
+        let text = process::output(show.args(["show", "--no-all-versions", package]))?;
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::Failed(format!("{package} has no field {name}")))
     }
 
     /// Unpacks every package of a folder; `into` is there only when all of it is.
@@ -138,6 +169,10 @@ impl Apt {
         fs::rename(&fresh, into).map_err(|error| failed("make", into, &error))
     }
 
+    fn get(&self, words: &[&str]) -> Outcome {
+        process::output(self.command("apt-get").arg("-qq").args(words)).map(drop)
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.args(&self.options);
@@ -150,21 +185,4 @@ impl Drop for Apt {
         // Lists and packages are not needed any more; what cannot go now goes later.
         let _ = remove(&self.folder);
     }
-}
-
-pub(super) fn make_folder(path: &Path) -> Outcome {
-    fs::create_dir_all(path).map_err(|error| failed("make", path, &error))
-}
-
-fn remove(path: &Path) -> Outcome {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("remove", path, &error))
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn failed(what: &str, path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Failed(format!("cannot {what} {}: {error}", path.display()))
 }
