@@ -13,7 +13,7 @@ pub use text::{identity, text};
 
 use std::time::Duration;
 
-use engine::migration::{DeviceReport, Error, Outcome, PhaseTime, Recovery, Report};
+use engine::migration::{DeviceReport, Error, Outcome, Recovery, Report};
 use port::{Bus, Identity};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -217,13 +217,7 @@ impl Summary {
     pub fn new(report: &Report, extras: &Extras) -> Summary {
         let bytes = report.memory_bytes.saturating_add(report.device_bytes);
         let seconds = report.total.as_secs_f64();
-        let (downtime, phases) = match report.downtime {
-            Some(_) => {
-                let (sum, phases) = partition(&report.phases);
-                (Some(sum), phases)
-            }
-            None => (None, Vec::new()),
-        };
+        let (downtime, phases) = partition(report);
         let failure = extras.failure.as_ref();
         Summary {
             outcome: report.outcome.name().to_owned(),
@@ -353,11 +347,16 @@ fn micros_as_ms(micros: u128) -> f64 {
     micros as f64 / 1000.0
 }
 
-/// The phases in whole microseconds whose sum is that of the exact times: each is
-/// rounded by where it ends, so that rounding does not add up.
-fn partition(phases: &[PhaseTime]) -> (f64, Vec<PhaseMs>) {
+/// How long the guest did not run, where it was stopped and went on, and the phases of
+/// that, in whole microseconds whose sum is that of the exact times: each is rounded by
+/// where it ends, so that rounding does not add up.
+fn partition(report: &Report) -> (Option<f64>, Vec<PhaseMs>) {
+    if report.downtime.is_none() {
+        return (None, Vec::new());
+    }
     let (mut exact, mut told) = (Duration::ZERO, 0);
-    let phases = phases
+    let phases = report
+        .phases
         .iter()
         .map(|entry| {
             exact += entry.took;
@@ -366,7 +365,7 @@ fn partition(phases: &[PhaseTime]) -> (f64, Vec<PhaseMs>) {
             PhaseMs { phase: entry.phase.name().to_owned(), ms: micros_as_ms(micros) }
         })
         .collect();
-    (micros_as_ms(told), phases)
+    (Some(micros_as_ms(told)), phases)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The device under test: what checks do with it, bounded, and believing nothing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
 use abi::feature::Feature;
@@ -10,12 +10,41 @@ use control::{DataSession, Direction, Raw, Transport};
 use states::v2::{Capabilities, State, plan};
 use zerocopy::FromBytes;
 
-use crate::check::{Outcome, Stop, answer, fail, skip};
 use crate::kernel::{Release, dies_of_stale_writes};
-use crate::suite::Options;
+use crate::outcome::{Outcome, Stop, answer, fail, skip};
 
 /// What is read or written at once, unless a check is about that, in bytes.
 const CHUNK: usize = 1 << 20;
+
+/// How checks are run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a check may take, as long as the device answers.
+    pub deadline: Duration,
+    /// How long after that a call to the device may still take: more than the transport's
+    /// own deadlines. Then the device is given up, with the thread that waits for it.
+    pub patience: Duration,
+    /// The most data of a device that is taken for one of its states, in bytes: as much is
+    /// kept in memory, a few times.
+    pub most_bytes: usize,
+    /// The kernel behind a kernel's device; `None` for the one that runs.
+    pub release: Option<Release>,
+    /// The driver of a kernel's device, where it is known: some have to be spared what
+    /// takes the kernel down.
+    pub driver: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            deadline: Duration::from_secs(60),
+            patience: Duration::from_secs(70),
+            most_bytes: 256 << 20,
+            release: None,
+            driver: None,
+        }
+    }
+}
 
 /// A device, for the time of one check.
 pub(crate) struct Bench {

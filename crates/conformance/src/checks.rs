@@ -1,4 +1,4 @@
-//! The checks, rule by rule.
+//! The checks, rule by rule, and how some are chosen.
 
 mod errors;
 mod features;
@@ -8,9 +8,12 @@ mod sessions;
 mod states;
 mod streams;
 
+use thiserror::Error;
+
 use crate::bench::Bench;
 use crate::check::Effect::{Asks, Loads, Moves};
-use crate::check::{Check, Effect, Outcome};
+use crate::check::{Check, Effect};
+use crate::outcome::Outcome;
 
 const fn check(
     id: &'static str,
@@ -87,3 +90,25 @@ pub static CHECKS: &[Check] = &[
     check("23.stop", 23, Moves, "stops the DMA log without a start", logging::stop),
     check("23.complete", 23, Asks, "has the device write, and looks for every page", logging::complete),
 ];
+
+/// Neither a rule nor the id of a check. Holds what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is no check: write the number of a rule, such as 4, or an id of --list")]
+pub struct UnknownCheck(pub String);
+
+/// The checks of these rules or with these ids, in their order; all of them where none is
+/// named.
+///
+/// # Errors
+/// What is neither a rule nor an id.
+pub fn select(only: &[String]) -> Result<Vec<&'static Check>, UnknownCheck> {
+    let names =
+        |check: &Check, name: &str| check.id == name || name.parse() == Ok(check.rule);
+    let unknown = only.iter().find(|name| !CHECKS.iter().any(|check| names(check, name)));
+    if let Some(name) = unknown {
+        return Err(UnknownCheck(name.clone()));
+    }
+    let wanted =
+        |check: &&Check| only.is_empty() || only.iter().any(|name| names(check, name));
+    Ok(CHECKS.iter().filter(wanted).collect())
+}

@@ -42,9 +42,11 @@ mod bench;
 mod check;
 mod checks;
 mod kernel;
+mod outcome;
 mod suite;
 
-pub use check::{Check, Effect, UnknownCheck, select};
-pub use checks::CHECKS;
+pub use bench::Options;
+pub use check::{Check, Effect};
+pub use checks::{CHECKS, UnknownCheck, select};
 pub use kernel::Release;
-pub use suite::{Finding, Options, Verdict, run};
+pub use suite::{Finding, Verdict, run};

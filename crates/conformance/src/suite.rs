@@ -8,39 +8,9 @@ use std::time::{Duration, Instant};
 
 use control::Transport;
 
-use crate::bench::Bench;
-use crate::check::{Check, Effect, Stop};
-use crate::kernel::Release;
-
-/// How checks are run.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How long a check may take, as long as the device answers.
-    pub deadline: Duration,
-    /// How long after that a call to the device may still take: more than the transport's
-    /// own deadlines. Then the device is given up, with the thread that waits for it.
-    pub patience: Duration,
-    /// The most data of a device that is taken for one of its states, in bytes: as much is
-    /// kept in memory, a few times.
-    pub most_bytes: usize,
-    /// The kernel behind a kernel's device; `None` for the one that runs.
-    pub release: Option<Release>,
-    /// The driver of a kernel's device, where it is known: some have to be spared what
-    /// takes the kernel down.
-    pub driver: Option<String>,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            deadline: Duration::from_secs(60),
-            patience: Duration::from_secs(70),
-            most_bytes: 256 << 20,
-            release: None,
-            driver: None,
-        }
-    }
-}
+use crate::bench::{Bench, Options};
+use crate::check::{Check, Effect};
+use crate::outcome::Stop;
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

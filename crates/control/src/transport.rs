@@ -323,6 +323,17 @@ pub enum IrqForm<'a> {
     Unbind(u32),
 }
 
+impl<'a> IrqForm<'a> {
+    /// What [`Transport::set_irqs`] asks for: these eventfds from `start` on; none, from
+    /// vector 0 on, disables the index.
+    pub fn binding(start: u32, vectors: &'a [&'a EventFd]) -> IrqForm<'a> {
+        match vectors {
+            [] if start == 0 => IrqForm::All(0),
+            vectors => IrqForm::Events(vectors),
+        }
+    }
+}
+
 /// The descriptors of a region.
 #[derive(Debug, Default)]
 pub struct RegionIoFds {

@@ -176,10 +176,7 @@ impl Transport for Host {
         start: u32,
         vectors: &[&EventFd],
     ) -> Result<(), TransportError> {
-        let form = match vectors {
-            [] if start == 0 => IrqForm::All(0),
-            vectors => IrqForm::Events(vectors),
-        };
+        let form = IrqForm::binding(start, vectors);
         self.act_on_irqs(index, start, IrqAction::Trigger, form)
     }
 

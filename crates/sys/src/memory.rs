@@ -125,10 +125,7 @@ impl SharedMemory {
         len: u64,
         writable: bool,
     ) -> io::Result<SharedMemory> {
-        let size = usable(len)?;
-        if !offset.is_multiple_of(PAGE as u64) {
-            return Err(invalid("the offset is not aligned to 4096"));
-        }
+        let size = mappable(offset, len)?;
         let end = offset.checked_add(len).ok_or_else(|| invalid("the end overflows"))?;
         let file = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
         if end > file {
@@ -152,10 +149,7 @@ impl SharedMemory {
         len: u64,
         writable: bool,
     ) -> io::Result<SharedMemory> {
-        let size = usable(len)?;
-        if !offset.is_multiple_of(PAGE as u64) {
-            return Err(invalid("the offset is not aligned to 4096"));
-        }
+        let size = mappable(offset, len)?;
         SharedMemory::map(fd, offset, size, writable)
     }
 
@@ -442,6 +436,16 @@ impl SharedMemory {
         } else {
             Err(AccessError::Unaligned { offset, width })
         }
+    }
+}
+
+/// What can be mapped from `offset`: the length.
+fn mappable(offset: u64, len: u64) -> io::Result<usize> {
+    let size = usable(len)?;
+    if offset.is_multiple_of(PAGE as u64) {
+        Ok(size)
+    } else {
+        Err(invalid("the offset is not aligned to 4096"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! A migratable device in memory, which fails where a test says.
 
+mod failure;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use states::v2::{Capabilities, Session, State, plan, session};
 
 use crate::stream::{Resuming, Saving, digest};
 use crate::{FakeMemory, Side, SourceHandle, locked};
+
+pub use failure::{Failure, When};
 
 /// A device whose state is some bytes. In pre-copy they are read ahead by chunks of
 /// [`CHUNK`](crate::CHUNK), in STOP_COPY the rest and a digest.
@@ -307,62 +311,6 @@ impl DeviceHandle {
     /// Whether every failure of the script has happened.
     pub fn has_failed(&self) -> bool {
         locked(&self.0).failures.iter().all(|failure| failure.times == 0)
-    }
-}
-
-/// Which call of a [`FakeDevice`] fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// A transition to this state.
-    SetState(State),
-    /// Asking for the state.
-    State,
-    /// Asking how many bytes stop-copy will move.
-    StopCopyBytes,
-    /// A read of a save session.
-    Read,
-    /// Asking what pre-copy has left.
-    PrecopyInfo,
-    /// A write of a resume session.
-    Write,
-    /// A reset.
-    Reset,
-}
-
-/// A failure in the script of a [`FakeDevice`].
-#[derive(Clone, Debug)]
-pub struct Failure {
-    when: When,
-    fault: Fault,
-    skip: u32,
-    times: u32,
-    lands: Option<State>,
-}
-
-impl Failure {
-    /// The next such call fails, and changes nothing. [`Fault::TimedOut`] and
-    /// [`Fault::Gone`] last until a reset.
-    pub fn of(when: When, fault: Fault) -> Failure {
-        Failure { when, fault, skip: 0, times: 1, lands: None }
-    }
-
-    /// The first `calls` such calls succeed.
-    #[must_use]
-    pub fn after(self, calls: u32) -> Failure {
-        Failure { skip: calls, ..self }
-    }
-
-    /// As many such calls in a row fail.
-    #[must_use]
-    pub fn times(self, calls: u32) -> Failure {
-        Failure { times: calls, ..self }
-    }
-
-    /// The device is in `state` after the failure: on the way, in ERROR, or where it
-    /// should be, with the session lost.
-    #[must_use]
-    pub fn landing_in(self, state: State) -> Failure {
-        Failure { lands: Some(state), ..self }
     }
 }
 

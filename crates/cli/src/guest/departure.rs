@@ -181,16 +181,8 @@ fn nobody(
     let cause = Cause::Refused(vec![text]);
     let error = Error { cause, recovery: Recovery::Retry, devices: Vec::new() };
     let report = guest.untouched(|machine| Report {
-        outcome: Outcome::Refused,
-        total: took,
-        downtime: None,
-        downtime_estimate: None,
-        phases: Vec::new(),
-        rounds: 0,
-        memory_bytes: 0,
-        device_bytes: 0,
-        dirty_failures: 0,
         devices: devices(machine),
+        ..Report::nothing(Outcome::Refused, took)
     })?;
     Ok(report::to_json(&report, &extras(None).failed(&error)))
 }

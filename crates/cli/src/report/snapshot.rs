@@ -68,13 +68,7 @@ impl SnapshotReport {
     /// Of a copy into `file`.
     pub fn new(file: &Path, recorded: &Recorded) -> SnapshotReport {
         let Recorded { machine, report, result, file: extent, .. } = recorded;
-        let (stopped, phases) = match report.downtime {
-            Some(_) => {
-                let (sum, phases) = partition(&report.phases);
-                (Some(sum), phases)
-            }
-            None => (None, Vec::new()),
-        };
+        let (stopped, phases) = partition(report);
         let error = result.as_ref().err();
         let devices = report.devices.iter().map(|device| SnapshotDevice {
             name: device.name.clone(),

@@ -5,7 +5,7 @@ use states::v2::{State, plan};
 
 use super::streams::{half_of, reload};
 use crate::bench::{Bench, Refused};
-use crate::check::{Outcome, fail, skip};
+use crate::outcome::{Outcome, fail, skip};
 
 pub(super) fn failed_set(bench: &Bench) -> Outcome {
     bench.keeping(|data| {
@@ -73,7 +73,7 @@ pub(super) fn no_descriptors(bench: &Bench) -> Outcome {
 struct Limited(Rlimit);
 
 impl Limited {
-    fn to_nothing() -> Result<Limited, crate::check::Stop> {
+    fn to_nothing() -> Result<Limited, crate::outcome::Stop> {
         let before = getrlimit(Resource::Nofile);
         match setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before }) {
             Ok(()) => Ok(Limited(before)),

@@ -7,7 +7,7 @@ use states::v2::Capabilities;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::bench::Bench;
-use crate::check::{Outcome, Stop, answer, fail, skip};
+use crate::outcome::{Outcome, Stop, answer, fail, skip};
 
 const GET: FeatureFlags = FeatureFlags::GET;
 const SET: FeatureFlags = FeatureFlags::SET;

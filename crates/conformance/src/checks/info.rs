@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 
 use super::features::need;
 use crate::bench::{Bench, Session};
-use crate::check::{Outcome, Stop, answer, fail, skip};
+use crate::outcome::{Outcome, Stop, answer, fail, skip};
 
 /// How many steps initial data is read in.
 const STEPS: u64 = 64;

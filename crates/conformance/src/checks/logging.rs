@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::features::need;
 use crate::bench::Bench;
-use crate::check::{Outcome, Stop, answer, fail, skip};
+use crate::outcome::{Outcome, Stop, answer, fail, skip};
 
 const PAGE: u64 = 4096;
 /// Where the ranges are: memory that nobody needs to have mapped.

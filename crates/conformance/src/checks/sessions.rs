@@ -11,7 +11,7 @@ use super::features::need;
 use super::info::size;
 use super::states::difference;
 use crate::bench::{Bench, Session, Temporary};
-use crate::check::{Outcome, Stop, answer, fail, skip};
+use crate::outcome::{Outcome, Stop, answer, fail, skip};
 
 /// What is read at once where it does not matter, in bytes.
 const CHUNK: usize = 64 << 10;

@@ -6,7 +6,7 @@ use abi::pci::region_index;
 use states::v2::State;
 
 use crate::bench::Bench;
-use crate::check::{Outcome, answer, fail, skip};
+use crate::outcome::{Outcome, answer, fail, skip};
 
 /// How often a state that must not change by itself is asked for.
 const AGAIN: usize = 32;

@@ -4,7 +4,7 @@ use states::v2::State;
 
 use super::states::difference;
 use crate::bench::{Bench, Refused};
-use crate::check::{Outcome, Stop, fail, skip};
+use crate::outcome::{Outcome, Stop, fail, skip};
 
 /// States up to this size go byte by byte, in bytes.
 const SMALL: usize = 16 << 10;

@@ -109,7 +109,7 @@ pub struct Report {
 
 impl Report {
     /// A migration that touched nothing.
-    pub(crate) fn nothing(outcome: Outcome, total: Duration) -> Report {
+    pub fn nothing(outcome: Outcome, total: Duration) -> Report {
         Report {
             outcome,
             total,

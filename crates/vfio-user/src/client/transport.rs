@@ -264,10 +264,7 @@ impl Transport for Client {
         start: u32,
         vectors: &[&EventFd],
     ) -> Result<(), TransportError> {
-        let form = match vectors {
-            [] if start == 0 => IrqForm::All(0),
-            vectors => IrqForm::Events(vectors),
-        };
+        let form = IrqForm::binding(start, vectors);
         self.set(index, start, IrqAction::Trigger, form)
     }
 

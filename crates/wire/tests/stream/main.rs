@@ -15,5 +15,7 @@ mod roundtrip;
 mod samples;
 #[cfg(test)]
 mod walk;
+#[cfg(test)]
+mod writing;
 
 use vfio_migrate_wire as wire;

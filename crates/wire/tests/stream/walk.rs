@@ -5,130 +5,13 @@ use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
 use crate::samples::{self, BYTES};
-use crate::wire::device::{DeviceBegin, DeviceData, DeviceEnd, DeviceRecord, Phase};
+use crate::wire::device::{DeviceEnd, DeviceRecord};
 use crate::wire::memory::{RunKind, RunTable};
 use crate::wire::message::{Hello, MAX_DEVICES, MemoryRegion};
 use crate::wire::preamble::{PageSize, Preamble, PreambleError, Role};
-use crate::wire::section::{SectionData, SectionInfo};
 use crate::wire::walk::{Contradiction, Damage, Item, Summary, Walker, Wrong};
-use crate::wire::{Crc, Encoder, Flags, Frame, FrameError, FrameType, Header, Message};
-
-fn begin(attempt: u32) -> DeviceBegin {
-    let identity = samples::identity();
-    DeviceBegin { device: 0, attempt, identity, expected_bytes: None }
-}
-
-fn data(offset: u64) -> DeviceData<'static> {
-    let phase = Phase::StopCopy;
-    DeviceData { device: 0, phase, offset, ends_transaction: false, bytes: BYTES }
-}
-
-fn end(pieces: usize) -> DeviceEnd {
-    let mut crc = Crc::new();
-    (0..pieces).for_each(|_| crc.add(BYTES));
-    let length = (pieces * BYTES.len()) as u64;
-    DeviceEnd { device: 0, length, crc: crc.value() }
-}
-
-fn hello() -> Hello {
-    let mut hello = samples::hello();
-    hello.devices.truncate(1);
-    hello.sections.truncate(1);
-    // The pages that `samples::memory` has.
-    let page_size = 4096;
-    let region = |gpa, pages| MemoryRegion { gpa, length: pages * page_size, page_size };
-    hello.memory = vec![region(0x1000, 2), region(0x8000, 300), region(0x1_0000_0000, 1)];
-    hello
-}
-
-fn section() -> SectionInfo {
-    hello().sections.remove(0)
-}
-
-/// A stream written frame by frame, whatever the frames are.
-struct Writing {
-    encoder: Encoder,
-    bytes: Vec<u8>,
-    /// Where each frame begins.
-    frames: Vec<usize>,
-}
-
-impl Writing {
-    fn new(role: Role) -> Self {
-        let bytes = samples::preamble(role).encode().to_vec();
-        Self { encoder: Encoder::new(role), bytes, frames: vec![] }
-    }
-
-    fn file() -> Self {
-        Self::new(Role::File)
-    }
-
-    fn raw(mut self, frame: &[u8]) -> Self {
-        self.frames.push(self.bytes.len());
-        self.bytes.extend(frame);
-        self
-    }
-
-    fn message(mut self, message: &Message) -> Self {
-        let frame = self.encoder.message(message).unwrap();
-        self.raw(&frame)
-    }
-
-    fn begin(mut self, attempt: u32) -> Self {
-        let frame = self.encoder.device_begin(&begin(attempt)).unwrap();
-        self.raw(&frame)
-    }
-
-    fn data(mut self, offset: usize) -> Self {
-        let head = self.encoder.device_data(&data(offset as u64)).unwrap();
-        self.raw(&[&head[..], BYTES].concat())
-    }
-
-    fn end(mut self, end: DeviceEnd) -> Self {
-        let frame = self.encoder.device_end(&end).unwrap();
-        self.raw(&frame)
-    }
-
-    fn section(mut self) -> Self {
-        let frame = self.encoder.section_begin(&section()).unwrap();
-        self.raw(&frame)
-    }
-
-    fn piece(mut self, section: u32, offset: u64, last: bool) -> Self {
-        let piece = SectionData { section, last, offset, bytes: BYTES };
-        let head = self.encoder.section_data(&piece).unwrap();
-        self.raw(&[&head[..], BYTES].concat())
-    }
-
-    fn frame(mut self, kind: FrameType, flags: Flags, payload: &[u8]) -> Self {
-        let header = self.encoder.header(kind, flags, &[payload]).unwrap();
-        self.raw(&[&header[..], payload].concat())
-    }
-
-    fn close(mut self) -> Self {
-        let frame = self.encoder.channel_end().unwrap();
-        self.raw(&frame)
-    }
-}
-
-/// A file as one is saved: everything that is announced, and nothing else.
-fn whole() -> Writing {
-    let (table, pages) = samples::memory();
-    let memory = [table.prefix(), &pages].concat();
-    Writing::file()
-        .message(&Message::Hello(hello()))
-        .frame(FrameType::MEMORY_RUNS, Flags::CRITICAL, &memory)
-        .begin(0)
-        .data(0)
-        .begin(1)
-        .data(0)
-        .data(BYTES.len())
-        .end(end(2))
-        .section()
-        .piece(0, 0, false)
-        .piece(0, BYTES.len() as u64, true)
-        .close()
-}
+use crate::wire::{Flags, Frame, FrameError, FrameType, Header, Message};
+use crate::writing::{Writing, end, hello, whole};
 
 /// Walks a stream given in pieces: each item as text, and the summary. No frame may be
 /// larger than the largest ceiling.
