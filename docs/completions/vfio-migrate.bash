@@ -28,6 +28,9 @@ _vfio__migrate() {
             vfio__migrate,demo)
                 cmd="vfio__migrate__subcmd__demo"
                 ;;
+            vfio__migrate,dirty)
+                cmd="vfio__migrate__subcmd__dirty"
+                ;;
             vfio__migrate,guest)
                 cmd="vfio__migrate__subcmd__guest"
                 ;;
@@ -172,6 +175,9 @@ _vfio__migrate() {
             vfio__migrate__subcmd__help,demo)
                 cmd="vfio__migrate__subcmd__help__subcmd__demo"
                 ;;
+            vfio__migrate__subcmd__help,dirty)
+                cmd="vfio__migrate__subcmd__help__subcmd__dirty"
+                ;;
             vfio__migrate__subcmd__help,guest)
                 cmd="vfio__migrate__subcmd__help__subcmd__guest"
                 ;;
@@ -242,7 +248,7 @@ _vfio__migrate() {
 
     case "${cmd}" in
         vfio__migrate)
-            opts="-v -h -V --json --verbose --log --help --version demo serve guest save restore send receive start probe compat conform decode states help"
+            opts="-v -h -V --json --verbose --log --help --version demo serve guest save restore send receive start probe compat conform dirty decode states help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -390,6 +396,48 @@ _vfio__migrate() {
                     ;;
                 --inject)
                     COMPREPLY=($(compgen -W "page device dirty-bit interrupt p2p-late" -- "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__dirty)
+            opts="-v -h -V --interval --duration --picture --memory --iova --watch-only --rate --json --verbose --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --picture)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --memory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --iova)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log)
@@ -1042,7 +1090,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help)
-            opts="demo serve guest save restore send receive start probe compat conform decode states help"
+            opts="demo serve guest save restore send receive start probe compat conform dirty decode states help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1098,6 +1146,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help__subcmd__demo)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__help__subcmd__dirty)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -5,6 +5,7 @@ mod conform;
 mod decode;
 mod demo;
 mod devices;
+mod dirty;
 mod guest;
 
 pub use compat::{Compat, Source};
@@ -12,6 +13,7 @@ pub use conform::Conform;
 pub use decode::Decode;
 pub use demo::Demo;
 pub use devices::{Devices, Receive, Restore, Save, Send, Start};
+pub use dirty::Dirty;
 pub use guest::{
     Control, Ctl, Guest, GuestCommand, Limit, MachineArgs, Migrate, OnTimeout, Snapshot,
 };
@@ -109,6 +111,21 @@ pub enum Command {
     /// skipped with the reason. Exit status 1 when one failed or none passed.
     /// docs/conform.md has the rules.
     Conform(Conform),
+    /// Show which memory a device writes, without any migration
+    ///
+    /// A line an interval: when, how many pages and bytes the device wrote since the last
+    /// one, how fast, and where most of it lies. A page counts once an interval. What is
+    /// asked is the device's own log of its writes (DMA logging) and nothing else; its
+    /// state is not changed. As the only one there, this command lends the device memory
+    /// (--memory, --iova), which is watched; a device writes into it only if something
+    /// makes it write. That is done for an accelerator (`serve --model accel`) that nobody
+    /// has programmed: its ring goes through that memory (--rate). One that somebody
+    /// programmed who has gone does what it was told, in that memory too; --watch-only
+    /// lends none. At the end, also after
+    /// Ctrl-C, the log is off, the memory taken back, and the registers are as before; its
+    /// counters have gone on. A device that keeps no log, whose log is on already, or that
+    /// is not running is refused, and left alone.
+    Dirty(Dirty),
     /// Show a saved file or a captured stream frame by frame, whole or damaged
     ///
     /// Each frame with its place, type, length and meaning, then what there is of each
@@ -140,6 +157,7 @@ impl Command {
             | Command::Serve(_)
             | Command::Probe(_)
             | Command::Conform(_)
+            | Command::Dirty(_)
             | Command::Compat(_)
             | Command::Decode(_)
             | Command::States(_) => &[],
@@ -391,6 +409,13 @@ mod tests {
             "start",
             "serve --model accel",
             "probe /tmp/socket",
+            "dirty",
+            "dirty /tmp/socket",
+            "dirty vfio-user:/a --interval 9ms",
+            "dirty vfio-user:/a --duration 25h",
+            "dirty vfio-user:/a --duration 30",
+            "dirty vfio-user:/a --memory 1000",
+            "dirty vfio-user:/a --iova 0x10",
             "compat vfio-user:/a",
             "compat vfio-user:/a file",
             "compat vfio-user: vfio-user:/b",

@@ -5,6 +5,7 @@ mod conform;
 pub mod ctl;
 mod decode;
 pub mod demo;
+mod dirty;
 mod guest;
 pub mod probe;
 mod receive;
@@ -70,6 +71,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Probe(probe) => probe::run(&probe, global.json),
         Command::Compat(compat) => compat::run(&compat, global.json),
         Command::Conform(conform) => conform::run(&conform, global.json),
+        Command::Dirty(dirty) => dirty::run(&dirty),
         Command::Decode(decode) => decode::run(&decode, global),
         Command::States(states) => states::run(states, global.json),
     }

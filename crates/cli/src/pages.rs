@@ -61,6 +61,13 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "vfio-migrate-dirty",
+        &[
+            "vfio-migrate dirty vfio-user:/tmp/a.sock",
+            "vfio-migrate dirty vfio-user:/tmp/a.sock --duration 5s --picture heat.svg",
+        ],
+    ),
+    (
         "vfio-migrate-guest",
         &[
             "vfio-migrate guest run --device vfio-user:/tmp/a.sock --control /tmp/c.sock",
