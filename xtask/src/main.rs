@@ -14,6 +14,7 @@ mod fuzz;
 mod r#gen;
 mod layers;
 mod machine;
+mod miri;
 mod process;
 mod qemu;
 mod vm;
@@ -28,6 +29,7 @@ Commands:
   layers    the rooms obey their levels and their `never` lists
   commits   every commit of a range builds and passes its tests
   fuzz      run the fuzz targets on the stable toolchain
+  miri      the tests of four rooms, interpreted by Miri
   bench     measure, with a limit measured beside every figure
   qemu-test boot a Linux guest in QEMU on our server, and check from inside
   vm-test   boot a real kernel in QEMU, and migrate its sample device
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         "layers" => (layers::USAGE, layers::run),
         "commits" => (commits::USAGE, commits::run),
         "fuzz" => (fuzz::USAGE, fuzz::run),
+        "miri" => (miri::USAGE, miri::run),
         "bench" => (bench::USAGE, bench::run),
         "qemu-test" => (qemu::USAGE, qemu::run),
         "vm-test" => (vm::USAGE, vm::run),
