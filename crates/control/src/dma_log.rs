@@ -112,7 +112,12 @@ impl DmaLog {
                 Err(error) if error.errno() == Some(Errno::E2BIG) && ranges.len() > 1 => {
                     most = ranges.len() / 2;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    return Err(match error.errno() {
+                        Some(_) => Trouble::Refused(error),
+                        None => error.into(),
+                    });
+                }
             }
         }
     }
@@ -305,8 +310,11 @@ impl DirtySource for DmaLog {
         }
         let asked = page.max(PageSize::FOUR_K);
         self.try_to_start(ranges, asked).map_err(|trouble| {
-            // Whether it runs or not, nobody will ask for it.
-            if let Err(also) = self.ask_to_stop() {
+            // Whether it runs or not, nobody will ask for it; but where the device
+            // refused, what runs is somebody else's, and STOP would end that.
+            if !matches!(trouble, Trouble::Refused(_))
+                && let Err(also) = self.ask_to_stop()
+            {
                 tracing::debug!(log = self.name, %also, "cannot be stopped either");
             }
             self.error(OPERATION, trouble)
@@ -404,8 +412,20 @@ enum Trouble {
     Page(u64),
     #[error("the answer is {0}")]
     Answer(&'static str),
+    /// What the device says to START. It has one log, with one reader.
+    #[error("the device refuses{}", if may_be_on(.0) { MAY_BE_ON } else { "" })]
+    Refused(#[source] TransportError),
     #[error(transparent)]
     Transport(#[from] TransportError),
+}
+
+const MAY_BE_ON: &str = ", most likely because its log is on already: somebody else \
+                         reads it, as a migration does, and it is left alone; wait \
+                         until they have ended";
+
+/// Whether a device that logs already may say so to START.
+fn may_be_on(refusal: &TransportError) -> bool {
+    matches!(refusal.errno(), Some(Errno::EINVAL | Errno::EBUSY | Errno::EALREADY))
 }
 
 impl Trouble {

@@ -105,6 +105,24 @@ fn a_log_that_starts_and_never_reports_is_found_out_at_once() {
 }
 
 #[test]
+fn a_log_that_somebody_else_reads_is_stopped_under_them() {
+    for (errno, on) in
+        [(Errno::EINVAL, true), (Errno::EBUSY, true), (Errno::ENOMEM, false)]
+    {
+        let (transport, mut log) = log();
+        transport.script().puts.insert(START, [Err(errno)].into());
+        let error = log.start(&[range(0, 0x1000)], PageSize::FOUR_K).unwrap_err();
+        assert_eq!(why(&error).contains("somebody else reads it"), on, "{error:?}");
+        assert_eq!(transport.script().calls.last().unwrap(), "set DMA_LOGGING_START");
+    }
+    // Where nobody knows whether it runs, it is stopped.
+    let (transport, mut log) = log();
+    transport.script().puts.insert(START, [Ok(control(5000))].into());
+    log.start(&[range(0, 0x1000)], PageSize::FOUR_K).unwrap_err();
+    assert_eq!(transport.script().calls.last().unwrap(), "set DMA_LOGGING_STOP");
+}
+
+#[test]
 fn ranges_are_made_fewer_until_the_device_can_have_them() {
     let (transport, mut log) = log();
     let e2big = || Err(Errno::E2BIG);
