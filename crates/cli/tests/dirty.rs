@@ -270,3 +270,21 @@ fn nonsense_is_refused_before_any_device_is_looked_for() {
     let ended = run(&["dirty", "vfio-user:/nowhere"]);
     assert_eq!(ended.status, 1, "{ended:?}");
 }
+
+#[test]
+fn a_picture_that_finds_no_room_takes_what_was_counted_along() {
+    let folder = folder();
+    let (_server, device) = served(folder.path(), &[]);
+    let command = ["dirty", &device, "--interval", "100ms", "--duration", "200ms"];
+    let full = ["--picture", "/dev/full", "--json"];
+    let said = run(&[&command[..], &full[..]].concat());
+    assert_eq!(said.status, 1, "{said:?}");
+    let objects = objects(&said.out);
+    let summary = objects.iter().find_map(|object| object.get("summary"));
+    let summary = summary.unwrap_or_else(|| panic!("no summary: {said:?}"));
+    assert!(number(&summary["pages"]) > 0, "{summary}");
+    assert!(summary["picture"].is_null(), "{summary}");
+    let error = &objects.last().expect("an end")["error"]["text"];
+    let error = error.as_str().unwrap_or_else(|| panic!("no error: {said:?}"));
+    assert!(error.contains("picture") && error.contains("No space left"), "{error}");
+}

@@ -13,21 +13,18 @@ mod lent;
 mod picture;
 
 use std::io::IoSlice;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use ::dirty::{Bitmap, Drained, IovaRange, PageSize};
-use abi::errno::Errno;
-use abi::feature::Feature;
-use abi::vfio_user::LoggingControl;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use control::{DmaLog, ProbeError, Transport};
 use port::{Archive, Device, DirtySource, Transmit};
 use serde_json::{Value, json};
 use states::v2::State;
 use store::SavedFile;
-use zerocopy::IntoBytes;
 
 use self::lent::{Driven, Lent, Wrote};
 use self::picture::{Heat, Words};
@@ -71,16 +68,17 @@ pub(super) fn run(dirty: &Dirty) -> Result<Exit> {
     let mut heat = Heat::new(range, intervals(dirty));
     let seen = watch(&transport, dirty, range, &signal, &mut heat)
         .with_context(|| format!("{device} cannot be watched"))?;
-    if let Some(file) = &mut picture {
+    let drawn = picture.as_mut().map_or(Ok(()), |file| {
         let device = device.to_string();
         let said = seen.sentence(range);
         let words = Words { device: &device, interval: dirty.interval, said: &said };
         let svg = heat.svg(&words);
-        file.send(&[IoSlice::new(svg.as_bytes())])
-            .and_then(|()| file.commit())
-            .context("cannot write the picture")?;
-    }
-    output::say(&seen.text(dirty, range), &seen.to_json(dirty))?;
+        file.send(&[IoSlice::new(svg.as_bytes())]).and_then(|()| file.commit())
+    });
+    // What was counted is worth as much on a full disk.
+    let named = dirty.picture.as_deref().filter(|_| drawn.is_ok());
+    output::say(&seen.text(dirty, range, named), &seen.to_json(dirty, named))?;
+    drawn.context("cannot write the picture")?;
     Ok(status(Found::Done))
 }
 
@@ -123,7 +121,6 @@ fn watch(
              watch a device that keeps one: `probe` says so"
         );
     };
-    refuse_a_log_that_is_on(&**transport, range)?;
     let lent = match dirty.watch_only {
         true => None,
         false => Some(Lent::new(Arc::clone(transport), range)?),
@@ -158,42 +155,6 @@ fn refuse_unless_running(transport: &Arc<dyn Transport>) -> Result<()> {
             "it is in {state}, so that somebody migrates it or left it stopped: wait for \
              the end, or let it run with `start`"
         ),
-    }
-}
-
-/// A log has one reader: what is told to a second one is lost for the first. So it is
-/// asked to start by itself first, where a refusal changes nothing.
-fn refuse_a_log_that_is_on(transport: &dyn Transport, range: IovaRange) -> Result<()> {
-    let control = LoggingControl {
-        page_size: PageSize::FOUR_K.bytes(),
-        num_ranges: 1,
-        reserved: 0,
-    };
-    let logged = abi::dma_logging::Range { iova: range.start(), length: range.length() };
-    let payload = [control.as_bytes(), logged.as_bytes()].concat();
-    match transport.feature_set(Feature::DMA_LOGGING_START, &payload) {
-        Ok(_) => {
-            let none = LoggingControl { page_size: 0, num_ranges: 0, reserved: 0 };
-            transport
-                .feature_set(Feature::DMA_LOGGING_STOP, none.as_bytes())
-                .context("its log was started and cannot be stopped")?;
-            Ok(())
-        }
-        Err(error) => {
-            let on = matches!(
-                error.errno(),
-                Some(Errno::EINVAL | Errno::EBUSY | Errno::EALREADY)
-            );
-            let why = match on {
-                true => {
-                    "its log does not start, most likely because it is on already: \
-                     somebody else reads it, as a migration does, and it is left alone; \
-                     wait until they have ended"
-                }
-                false => "its log does not start",
-            };
-            Err(anyhow!(error).context(why))
-        }
     }
 }
 
@@ -367,7 +328,7 @@ impl Seen {
         )
     }
 
-    fn text(&self, dirty: &Dirty, range: IovaRange) -> String {
+    fn text(&self, dirty: &Dirty, range: IovaRange, picture: Option<&Path>) -> String {
         let mut text = format!(
             "{}: {} pages of {} ({}) in {:.1} s, {}/s on average, {}/s at most; {} of {} \
              were written at all",
@@ -393,7 +354,7 @@ impl Seen {
         } else if self.bytes == 0 && self.wrote.is_none() {
             text += "; nobody is known to make it write here";
         }
-        if let Some(picture) = &dirty.picture {
+        if let Some(picture) = picture {
             text += &format!("; picture: {}", picture.display());
         }
         text
@@ -403,7 +364,7 @@ impl Seen {
         (self.bytes as f64 / self.seconds.max(1e-6)) as u64
     }
 
-    fn to_json(&self, dirty: &Dirty) -> Value {
+    fn to_json(&self, dirty: &Dirty, picture: Option<&Path>) -> Value {
         json!({ "summary": {
             "device": dirty.device.to_string(),
             "iova": dirty.iova,
@@ -423,7 +384,7 @@ impl Seen {
                 "errors": wrote.errors,
             })),
             "programmed_before": self.driven_before,
-            "picture": dirty.picture,
+            "picture": picture,
         }})
     }
 }
@@ -433,6 +394,8 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use abi::errno::Errno;
+    use abi::feature::Feature;
     use clap::Parser;
     use control::{
         DataSession, DeviceInfo, Direction, DmaTarget, IrqInfo, MappedArea, RegionInfo,
@@ -556,7 +519,9 @@ mod tests {
     fn a_log_that_somebody_reads_is_neither_read_nor_stopped() {
         let (why, done) = refused(true);
         assert!(why.contains("somebody else reads it"), "{why}");
-        assert_eq!(done, [Feature::DMA_LOGGING_START.to_string()]);
+        // What it was lent is taken back; its log is not stopped.
+        let start = Feature::DMA_LOGGING_START.to_string();
+        assert_eq!(done, ["map".to_owned(), start, "unmap".to_owned()]);
     }
 
     #[test]
