@@ -51,7 +51,42 @@ fn what_stopping_itself_costs_is_forgotten() {
     let estimate = budget.estimate(0, 0, 0);
     // Two waves here, two there, three questions.
     assert_eq!(estimate.downtime, MS(2 * 10 + 2 * 20 + 3 * 2));
-    assert_eq!(estimate.fixed, estimate.downtime);
+    // Only the questions were measured: setup's transitions are no part of a stop.
+    assert_eq!((estimate.fixed, estimate.guessed), (MS(3 * 2), MS(2 * 10 + 2 * 20)));
+    budget.doubt();
+    assert_eq!(budget.estimate(0, 0, 0).downtime, MS(10 + 20 + 3 * 2));
+    // After a round the answer is a guess as well, until a small one is acknowledged.
+    budget.round_begins();
+    budget.acknowledged(1 << 20, MS(900));
+    assert_eq!(budget.estimate(0, 0, 0).downtime, MS(10 + 20 + 3));
+    budget.acknowledged(4096, MS(9));
+    assert_eq!(budget.estimate(0, 0, 0).fixed, MS(3 * 9));
+    (0..100).for_each(|_| budget.doubt());
+    assert!(budget.estimate(0, 0, 0).guessed < MS(1));
+}
+
+#[test]
+fn one_small_round_makes_a_slow_link_a_fast_one() {
+    let slow = |second: u64| {
+        let mut budget = Budget::default();
+        budget.moved(8 << 20, MS(8000));
+        budget.moved(second, Duration::from_millis(second / 1000));
+        budget.moved(4096, MS(1));
+        budget
+    };
+    // It was told twice: nothing but a large round says otherwise.
+    let mut twice = slow(8 << 20);
+    (0..9).for_each(|_| twice.doubt());
+    assert!(twice.bandwidth() < 5_000_000, "{}", twice.bandwidth());
+    assert_eq!(twice.estimate(1 << 20, 0, 0).guessed, Duration::ZERO);
+    // It was told once, which may have been a bad moment: no better than assumed.
+    let mut once = slow(0);
+    assert!(once.bandwidth() < 5_000_000, "{}", once.bandwidth());
+    (0..9).for_each(|_| once.doubt());
+    assert_eq!(once.bandwidth(), 125_000_000);
+    // It may send no faster than it is let.
+    once.limited(Some(1000));
+    assert_eq!(once.bandwidth(), 1000);
 }
 
 const PHASES: [Phase; 10] = [

@@ -97,7 +97,8 @@ struct Round {
     applied: bool,
     sent: Option<u64>,
     devices: Option<u64>,
-    ended: bool,
+    /// When its end was sent.
+    ended: Option<Duration>,
     reset: Vec<DeviceId>,
 }
 

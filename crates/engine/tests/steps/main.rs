@@ -8,5 +8,6 @@
 
 mod devices;
 mod explorer;
+mod hiccup;
 mod sink;
 mod source;

@@ -14,6 +14,7 @@ impl Source {
         self.at = At::Round;
         self.round =
             Round { number: self.round.number + 1, started: now, ..Round::default() };
+        self.budget.round_begins();
         let number = self.round.number;
         out.push(Action::Patience(Patience::Progress(self.options.patience)));
         out.extend([Action::Iterate(number), Action::SendRound(number)]);
@@ -23,15 +24,20 @@ impl Source {
         let (Some(memory), Some(device)) = (self.round.sent, self.round.devices) else {
             return;
         };
-        if !std::mem::replace(&mut self.round.ended, true) {
+        let ended = self.round.ended.replace(self.round.ended.unwrap_or(now));
+        if ended.is_none() {
             // After the devices' data too: the acknowledgement covers all of it.
             out.push(Action::EndRound(self.round.number));
         }
         if !self.round.applied {
             return;
         }
-        let took = now.saturating_sub(self.round.started);
-        self.budget.moved(memory.saturating_add(device), took);
+        let bytes = memory.saturating_add(device);
+        self.budget.moved(bytes, now.saturating_sub(self.round.started));
+        // A peer that acknowledged what had not ended yet said nothing of the link.
+        if let Some(ended) = ended {
+            self.budget.acknowledged(bytes, now.saturating_sub(ended));
+        }
         let reset = std::mem::take(&mut self.round.reset);
         if reset.is_empty() {
             return self.count(false, out);
@@ -92,13 +98,23 @@ impl Source {
             });
         }
         let limit = self.options.downtime_limit;
-        if self.round.number == 1 && !last_look && estimate.fixed > limit {
-            out.push(Action::Note(format!(
-                "the part of the downtime that pre-copy cannot shrink is about {} ms \
-                 already, over the limit of {} ms",
-                ms(estimate.fixed),
-                ms(limit)
-            )));
+        if self.round.number == 1 && !last_look && estimate.floor > limit {
+            out.push(Action::Note(if estimate.fixed > limit {
+                format!(
+                    "the part of the downtime that pre-copy cannot shrink is about {} ms \
+                     already, over the limit of {} ms",
+                    ms(estimate.fixed),
+                    ms(limit)
+                )
+            } else {
+                format!(
+                    "setup or the first round was slow, and by that the downtime would \
+                     be {} ms or more, over the limit of {} ms: a guess, which weighs \
+                     less with each round in which nothing else holds the guest back",
+                    ms(estimate.floor),
+                    ms(limit)
+                )
+            }));
         }
         let pre_copying = !self.paused && !self.pause_asked && !self.keeps();
         let members = self.set.members().iter();
@@ -106,6 +122,10 @@ impl Source {
             .zip(&self.initial_done)
             .all(|(member, done)| *done || !member.capabilities.pre_copy());
         let fits = estimate.downtime <= limit && initial;
+        let sure = estimate.downtime.saturating_sub(estimate.guessed);
+        if !last_look && estimate.downtime > limit && sure <= limit && initial && gate {
+            self.budget.doubt();
+        }
         let elapsed = now.saturating_sub(self.began);
         let late = elapsed >= self.options.max_time;
         let switch = !pre_copying
@@ -129,7 +149,7 @@ impl Source {
             // data, or what no round can shrink: rounds without a pause would do nothing
             // but load the machine.
             let since = now.saturating_sub(self.round.started);
-            let idle = estimate.downtime <= limit || estimate.fixed > limit;
+            let idle = estimate.downtime <= limit || estimate.floor > limit;
             if idle && since < self.options.pace {
                 self.at = At::Pacing;
                 out.push(Action::Pace(self.options.pace - since));
