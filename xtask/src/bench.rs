@@ -49,6 +49,7 @@ Builds in release mode and measures each WORK (default: all) with its limit besi
   rfc2018-trapped, rfc2018-mapped           a device saved through a migration region,
                                             beside the same device as v2
   bitmap-sparse, bitmap-some, bitmap-full   the dirty bitmap of 1 TiB
+  dirty-sync, dirty-sync-idle               the same from the log of a vfio-user device
   migration, downtime                       from one process to another
 
   --json    one JSON object instead of the table

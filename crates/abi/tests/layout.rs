@@ -92,6 +92,24 @@ same!(iommufd::IoasMap => i::iommu_ioas_map:
     user_va = user_va, length = length, iova = iova);
 same!(iommufd::IoasUnmap => i::iommu_ioas_unmap:
     size = size, ioas_id = ioas_id, iova = iova, length = length);
+same!(iommufd::IommuOption => i::iommu_option:
+    size = size, option_id = option_id, op = op, reserved = __reserved,
+    object_id = object_id, val64 = val64);
+same!(iommufd::HwInfo => i::iommu_hw_info:
+    size = size, flags = flags, dev_id = dev_id, data_len = data_len,
+    data_uptr = data_uptr, data_type = __bindgen_anon_1,
+    out_max_pasid_log2 = out_max_pasid_log2, reserved = __reserved,
+    out_capabilities = out_capabilities);
+same!(iommufd::HwptAlloc => i::iommu_hwpt_alloc:
+    size = size, flags = flags, dev_id = dev_id, pt_id = pt_id,
+    out_hwpt_id = out_hwpt_id, reserved = __reserved, data_type = data_type,
+    data_len = data_len, data_uptr = data_uptr, fault_id = fault_id,
+    reserved2 = __reserved2);
+same!(iommufd::SetDirtyTracking => i::iommu_hwpt_set_dirty_tracking:
+    size = size, flags = flags, hwpt_id = hwpt_id, reserved = __reserved);
+same!(iommufd::GetDirtyBitmap => i::iommu_hwpt_get_dirty_bitmap:
+    size = size, hwpt_id = hwpt_id, flags = flags, reserved = __reserved, iova = iova,
+    length = length, page_size = page_size, data = data);
 
 #[test]
 fn no_state_or_flag_differs_from_the_header() {
@@ -233,6 +251,16 @@ fn ioctls_and_indexes_are_the_kernels() {
     assert_eq!(iommufd::IOAS_ALLOC, iommu(i::IOMMUFD_CMD_IOAS_ALLOC));
     assert_eq!(iommufd::IOAS_MAP, iommu(i::IOMMUFD_CMD_IOAS_MAP));
     assert_eq!(iommufd::IOAS_UNMAP, iommu(i::IOMMUFD_CMD_IOAS_UNMAP));
+    assert_eq!(iommufd::OPTION, iommu(i::IOMMUFD_CMD_OPTION));
+    let huge = i::iommufd_option_IOMMU_OPTION_HUGE_PAGES;
+    assert_eq!(iommufd::IommuOption::HUGE_PAGES, huge);
+    let set = i::iommufd_option_ops_IOMMU_OPTION_OP_SET;
+    assert_eq!(u32::from(iommufd::IommuOption::SET), set);
+    assert_eq!(iommufd::HWPT_ALLOC, iommu(i::IOMMUFD_CMD_HWPT_ALLOC));
+    assert_eq!(iommufd::GET_HW_INFO, iommu(i::IOMMUFD_CMD_GET_HW_INFO));
+    let (set, get) = (iommufd::HWPT_SET_DIRTY_TRACKING, iommufd::HWPT_GET_DIRTY_BITMAP);
+    assert_eq!(set, iommu(i::IOMMUFD_CMD_HWPT_SET_DIRTY_TRACKING));
+    assert_eq!(get, iommu(i::IOMMUFD_CMD_HWPT_GET_DIRTY_BITMAP));
     assert_eq!(pci::region_index::BAR5, k::VFIO_PCI_BAR5_REGION_INDEX);
     assert_eq!(pci::region_index::ROM, k::VFIO_PCI_ROM_REGION_INDEX);
     assert_eq!(pci::region_index::CONFIG, k::VFIO_PCI_CONFIG_REGION_INDEX);
@@ -249,7 +277,12 @@ fn ioctls_and_indexes_are_the_kernels() {
 #[test]
 fn no_number_of_a_way_to_a_device_differs_from_the_header() {
     use group::{Extension, GroupFlags};
-    use iommufd::IoasMapFlags;
+    use iommufd::{
+        GetDirtyBitmapFlags, HwCapabilities, HwptAllocFlags, IoasMapFlags,
+        SetDirtyTrackingFlags,
+    };
+    let capabilities = u64::from(i::iommufd_hw_capabilities_IOMMU_HW_CAP_DIRTY_TRACKING);
+    assert_eq!(HwCapabilities::DIRTY_TRACKING.bits(), capabilities);
     for (ours, theirs) in [
         (group::API_VERSION.unsigned_abs(), k::VFIO_API_VERSION),
         (Extension::TYPE1_IOMMU.0, k::VFIO_TYPE1_IOMMU),
@@ -270,6 +303,18 @@ fn no_number_of_a_way_to_a_device_differs_from_the_header() {
         (
             IoasMapFlags::READABLE.bits(),
             i::iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE,
+        ),
+        (
+            HwptAllocFlags::DIRTY_TRACKING.bits(),
+            i::iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+        ),
+        (
+            SetDirtyTrackingFlags::ENABLE.bits(),
+            i::iommufd_hwpt_set_dirty_tracking_flags_IOMMU_HWPT_DIRTY_TRACKING_ENABLE,
+        ),
+        (
+            GetDirtyBitmapFlags::NO_CLEAR.bits(),
+            i::iommufd_hwpt_get_dirty_bitmap_flags_IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR,
         ),
     ] {
         assert_eq!(ours, theirs);

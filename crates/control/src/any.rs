@@ -11,6 +11,7 @@ use states::v2::State;
 
 use crate::device::{V2Device, Withheld};
 use crate::dma_log::DmaLog;
+use crate::first::FirstThatStarts;
 use crate::probe::{ProbeError, bus, failed, model, open, used};
 use crate::region::MigrationRegion;
 use crate::region::device::RegionDevice;
@@ -130,13 +131,35 @@ impl AnyDevice {
         }
     }
 
-    /// What the device itself tells of its writes to memory: the query of an rfc2018
-    /// region, or a DMA log. `None` where it tells nothing, and everything that it can
-    /// reach counts as dirty.
+    /// Who tells of the device's writes to memory; `None` where nobody does, and
+    /// everything that it can reach counts as dirty. What comes first in this order and
+    /// starts is asked, and nothing else:
+    ///
+    /// 1. what the device itself tells ([`AnyDevice::own_log`]): it knows its writes and
+    ///    nobody else's, by pages as small as it can;
+    /// 2. what its way to memory tells ([`Transport::memory_log`]): the page table of an
+    ///    IOMMU that notes writes, by pages as large as it maps; or a container that
+    ///    counts pages, for which all that is mapped is dirty unless every device in it
+    ///    pins what it writes.
+    ///
+    /// That a log is offered does not say that it works: a driver has none without
+    /// firmware, and a kernel without IOMMUFD starts logs and never reports from them.
+    /// Only starting it shows that, and the next one is started then.
     ///
     /// # Errors
     /// When the device does not answer.
     pub fn dirty_source(&self) -> Result<Option<Box<dyn DirtySource>>, ProbeError> {
+        let below = self.transport().memory_log();
+        let below = below.map_err(failed(&**self.transport(), "what it may reach"))?;
+        Ok(FirstThatStarts::of(self.own_log()?.into_iter().chain(below)))
+    }
+
+    /// What the device itself tells of its writes to memory: the query of an rfc2018
+    /// region, or a DMA log.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub fn own_log(&self) -> Result<Option<Box<dyn DirtySource>>, ProbeError> {
         if let Kind::Rfc2018(device) = &self.0 {
             let shared = Arc::clone(device.shared());
             return Ok(Some(Box::new(DirtyQuery::new(shared, device.name()))));

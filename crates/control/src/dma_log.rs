@@ -14,6 +14,9 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::probe::{ProbeError, failed};
 use crate::transport::{Transport, TransportError};
 
+/// Words of a report before its bits.
+const FIELDS: usize = size_of::<LoggingReport>() / size_of::<u64>();
+
 /// The dirty log of a device (features 6, 7 and 8, Linux 6.1), as a source of dirty
 /// bits.
 ///
@@ -26,6 +29,11 @@ pub struct DmaLog {
     name: String,
     most_words: usize,
     active: Option<Active>,
+    /// Whether the device may log because this one asked for it.
+    ours: bool,
+    /// The last report: its fields and its bits, which together are whole words. As long
+    /// as the longest so far, and reused.
+    answer: Vec<u64>,
 }
 
 struct Active {
@@ -42,10 +50,10 @@ struct Active {
 }
 
 impl DmaLog {
-    /// The most bytes of bits in one answer, unless somebody says otherwise: 256 KiB,
-    /// which are 8 GiB of 4 KiB pages, and well inside the 1 MiB that vfio-user peers
+    /// The most bytes of bits in one answer, unless somebody says otherwise: 512 KiB,
+    /// which are 16 GiB of 4 KiB pages, and well inside the 1 MiB that vfio-user peers
     /// take by default.
-    pub const MOST_BYTES: usize = 256 << 10;
+    pub const MOST_BYTES: usize = 512 << 10;
 
     /// The most bytes of bits in one answer of a device that reports its mappings as a
     /// whole: 32 MiB, which are 1 TiB of 4 KiB pages.
@@ -72,7 +80,14 @@ impl DmaLog {
             }
         }
         let name = format!("{} DMA log", transport.name());
-        let log = DmaLog { transport, name, most_words: 1, active: None };
+        let log = DmaLog {
+            transport,
+            name,
+            most_words: 1,
+            active: None,
+            ours: false,
+            answer: Vec::new(),
+        };
         Ok(Some(log.with_most_bytes(Self::MOST_BYTES)))
     }
 
@@ -87,7 +102,7 @@ impl DmaLog {
     /// Starts the log on `ranges`, on fewer and larger ones where the device cannot
     /// have as many. Returns the page size that it chose.
     fn ask_to_start(
-        &self,
+        &mut self,
         ranges: &mut Vec<IovaRange>,
         page: PageSize,
     ) -> Result<PageSize, Trouble> {
@@ -104,6 +119,7 @@ impl DmaLog {
                 let range = Range { iova: range.start(), length: range.length() };
                 payload.extend(range.as_bytes());
             }
+            self.ours = true;
             match self.transport.feature_set(Feature::DMA_LOGGING_START, &payload) {
                 // Some say no more than that it was done. A report names its page size
                 // itself, and a server that has another refuses it.
@@ -112,17 +128,16 @@ impl DmaLog {
                 Err(error) if error.errno() == Some(Errno::E2BIG) && ranges.len() > 1 => {
                     most = ranges.len() / 2;
                 }
+                Err(error) if error.errno().is_none() => return Err(error.into()),
                 Err(error) => {
-                    return Err(match error.errno() {
-                        Some(_) => Trouble::Refused(error),
-                        None => error.into(),
-                    });
+                    self.ours = false;
+                    return Err(Trouble::Refused(error));
                 }
             }
         }
     }
 
-    fn report(&self, range: IovaRange, page: PageSize) -> Result<Vec<u64>, Trouble> {
+    fn report(&mut self, range: IovaRange, page: PageSize) -> Result<&[u64], Trouble> {
         let question = LoggingReport {
             iova: range.start(),
             length: range.length(),
@@ -130,29 +145,39 @@ impl DmaLog {
         };
         let words = (range.length().div_ceil(page.bytes())).div_ceil(64);
         let words = usize::try_from(words).map_err(|_| Trouble::Answer("too long"))?;
-        let most = size_of::<LoggingReport>() + words * 8;
-        let feature = Feature::DMA_LOGGING_REPORT;
-        let answer = self.transport.feature_get(feature, question.as_bytes(), most)?;
-        let Ok((echo, bits)) = LoggingReport::read_from_prefix(&answer) else {
+        let words = FIELDS + words;
+        if self.answer.len() < words {
+            self.answer.resize(words, 0);
+        }
+        let answer = &mut self.answer[..words];
+        let (feature, bytes) = (Feature::DMA_LOGGING_REPORT, answer.as_mut_bytes());
+        let len = self.transport.feature_get_into(feature, question.as_bytes(), bytes)?;
+        if len < size_of::<LoggingReport>() {
             return Err(Trouble::Answer("shorter than its header"));
-        };
+        }
         // libvfio-user answers some ranges with success and no bits at all.
-        if bits.len() != words * 8 {
+        if len != bytes.len() {
             return Err(Trouble::Answer("not as many bits as pages"));
         }
-        if echo != question {
+        let (echo, bits) = answer.split_at_mut(FIELDS);
+        if echo.as_bytes() != question.as_bytes() {
             return Err(Trouble::Answer("about another range than was asked for"));
         }
-        let (words, _) = bits.as_chunks::<8>();
-        Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
+        if cfg!(target_endian = "big") {
+            bits.iter_mut().for_each(|word| *word = u64::from_le(*word));
+        }
+        Ok(bits)
     }
 
-    fn ask_to_stop(&self) -> Result<(), Trouble> {
+    fn ask_to_stop(&mut self) -> Result<(), Trouble> {
         // The kernel takes no payload and ignores a longer one, vfio-user's text wants
         // the shape of START.
         let control = LoggingControl { page_size: 0, num_ranges: 0, reserved: 0 };
-        self.transport.feature_set(Feature::DMA_LOGGING_STOP, control.as_bytes())?;
-        Ok(())
+        let stop = Feature::DMA_LOGGING_STOP;
+        let stopped = self.transport.feature_set(stop, control.as_bytes());
+        // A device that was reset may say that there is none.
+        self.ours = stopped.as_ref().is_err_and(|error| error.errno().is_none());
+        stopped.map(drop).map_err(Trouble::from)
     }
 
     fn error(&self, operation: &str, trouble: Trouble) -> SourceError {
@@ -173,22 +198,34 @@ impl DmaLog {
             let ranges: Result<Vec<IovaRange>, _> = ranges.iter().map(outward).collect();
             ranges.map_err(|_| Trouble::PastTheEnd)
         };
+        let mut page = page;
         let mut logged = outward(page)?;
-        let page = self.ask_to_start(&mut logged, page)?;
+        loop {
+            let chosen = self.ask_to_start(&mut logged, page)?;
+            let whole = logged.iter().all(|range| range.is_aligned(chosen));
+            page = chosen;
+            if whole {
+                break;
+            }
+            // Its pages are larger, and a report would end inside of one: that is
+            // forgotten there as a whole, and would be told by half.
+            self.ask_to_stop()?;
+            logged = outward(page)?;
+        }
         let mappings = outward(page)?;
         let Some(first) = logged.first() else { return Err(Trouble::NoRange) };
         // Kernels without IOMMUFD offer the log, start it, and fail every report.
         let tried = IovaRange::new(first.start(), page.bytes().min(first.length()))
             .map_err(|_| Trouble::PastTheEnd)?;
         let (tried, words, whole) = match self.report(tried, page) {
-            Ok(words) => (tried, words, false),
+            Ok(words) => (tried, found(words), false),
             Err(trouble) if trouble.refuses_a_part() => {
                 let (tried, words) = self.try_mappings(&mappings, page, trouble)?;
                 (tried, words, true)
             }
             Err(trouble) => return Err(trouble),
         };
-        let early = words.iter().any(|word| *word != 0).then_some((tried, words));
+        let early = words.map(|words| (tried, words));
         self.active = Some(Active { page, ranges: logged, mappings, whole, early });
         Ok(())
     }
@@ -200,19 +237,17 @@ impl DmaLog {
     ) -> Result<(), Trouble> {
         let Some(active) = &mut self.active else { return Err(Trouble::NotStarted) };
         let page = active.page;
-        let logged = covering(range, &active.ranges).ok_or(Trouble::NotCovered)?;
+        let pages = range.align_out(page).map_err(|_| Trouble::PastTheEnd)?;
+        covering(pages, &active.ranges).ok_or(Trouble::NotCovered)?;
         if let Some((range, words)) =
-            active.early.take_if(|(early, _)| early.overlaps(range))
+            active.early.take_if(|(early, _)| early.overlaps(pages))
         {
             found(DirtyReport { range, page, words: &words });
         }
-        // Whole pages, but never outside of what is logged: some servers refuse that.
-        let pages = range.align_out(page).map_err(|_| Trouble::PastTheEnd)?;
-        let asked = pages.intersection(logged).ok_or(Trouble::NotCovered)?;
         let refusal = if active.whole {
             Trouble::Part
         } else {
-            match self.report_pieces(asked, page, found) {
+            match self.report_pieces(pages, page, found) {
                 // What it has told already stays told.
                 Err(trouble) if trouble.refuses_a_part() => trouble,
                 done => return done,
@@ -224,15 +259,15 @@ impl DmaLog {
             return Err(refusal);
         }
         let words = self.report_whole(pages, page)?;
+        found(DirtyReport { range: pages, page, words });
         if let Some(active) = &mut self.active {
             active.whole = true;
         }
-        found(DirtyReport { range: pages, page, words: &words });
         Ok(())
     }
 
     fn report_pieces(
-        &self,
+        &mut self,
         range: IovaRange,
         page: PageSize,
         found: &mut dyn FnMut(DirtyReport<'_>),
@@ -241,7 +276,7 @@ impl DmaLog {
             (self.most_words as u64).saturating_mul(64).saturating_mul(page.bytes());
         for range in range.pieces(most) {
             let words = self.report(range, page)?;
-            found(DirtyReport { range, page, words: &words });
+            found(DirtyReport { range, page, words });
         }
         Ok(())
     }
@@ -249,14 +284,14 @@ impl DmaLog {
     /// libvfio-user reports a mapping as a whole, and nothing else: the first that it
     /// does report. Of memory without a descriptor it says nothing.
     fn try_mappings(
-        &self,
+        &mut self,
         mappings: &[IovaRange],
         page: PageSize,
         mut trouble: Trouble,
-    ) -> Result<(IovaRange, Vec<u64>), Trouble> {
+    ) -> Result<(IovaRange, Option<Vec<u64>>), Trouble> {
         for mapping in mappings.iter().take(MAX_RANGES as usize) {
             match self.report_whole(*mapping, page) {
-                Ok(words) => return Ok((*mapping, words)),
+                Ok(words) => return Ok((*mapping, found(words))),
                 Err(refused) if refused.refuses_a_part() => trouble = refused,
                 Err(Trouble::TooLarge) => trouble = Trouble::TooLarge,
                 Err(other) => return Err(other),
@@ -267,10 +302,10 @@ impl DmaLog {
 
     /// All of a mapping in one report, where its bits fit into one.
     fn report_whole(
-        &self,
+        &mut self,
         range: IovaRange,
         page: PageSize,
-    ) -> Result<Vec<u64>, Trouble> {
+    ) -> Result<&[u64], Trouble> {
         let words = range.length().div_ceil(page.bytes()).div_ceil(64);
         let most = self.transport.most_report_bytes().min(Self::MOST_WHOLE) / 8;
         if words > most as u64 {
@@ -304,15 +339,19 @@ impl DirtySource for DmaLog {
             // The kernel says EINVAL, vfio-user would log everything.
             return Err(self.error(OPERATION, Trouble::NoRange));
         }
-        if self.active.take().is_some() {
-            // Drivers differ in what they make of a second START.
-            self.ask_to_stop().map_err(|trouble| self.error(OPERATION, trouble))?;
+        self.active = None;
+        // Drivers differ in what they make of a second START.
+        if self.ours
+            && let Err(trouble) = self.ask_to_stop()
+            && self.ours
+        {
+            return Err(self.error(OPERATION, trouble));
         }
         let asked = page.max(PageSize::FOUR_K);
         self.try_to_start(ranges, asked).map_err(|trouble| {
             // Whether it runs or not, nobody will ask for it; but where the device
             // refused, what runs is somebody else's, and STOP would end that.
-            if !matches!(trouble, Trouble::Refused(_))
+            if self.ours
                 && let Err(also) = self.ask_to_stop()
             {
                 tracing::debug!(log = self.name, %also, "cannot be stopped either");
@@ -326,14 +365,30 @@ impl DirtySource for DmaLog {
         range: IovaRange,
         found: &mut dyn FnMut(DirtyReport<'_>),
     ) -> Result<(), SourceError> {
-        self.try_to_collect(range, found)
-            .map_err(|trouble| self.error("collect", trouble))
+        self.try_to_collect(range, found).map_err(|trouble| {
+            // Its pages may stick out of the range, and nobody knows what it forgot.
+            let page = self.active.as_ref().map(|active| active.page);
+            let pages = page.and_then(|page| range.align_out(page).ok());
+            if let Some(pages) = pages.filter(|pages| *pages != range) {
+                found(DirtyReport::lost(pages));
+            }
+            self.error("collect", trouble)
+        })
     }
 
+    /// Where this one has not started it, nothing happens: it is somebody else's.
     fn stop(&mut self) -> Result<(), SourceError> {
         self.active = None;
+        if !self.ours {
+            return Ok(());
+        }
         self.ask_to_stop().map_err(|trouble| self.error("stop", trouble))
     }
+}
+
+/// Bits to be kept, where any is set.
+fn found(words: &[u64]) -> Option<Vec<u64>> {
+    words.iter().any(|word| *word != 0).then(|| words.to_vec())
 }
 
 /// The page size in the answer to START.

@@ -5,6 +5,7 @@
 //!        |
 //!   [AnyDevice]  states, sessions, sizes, reset      port::Device
 //!   [DmaLog]     what the device wrote to memory     port::DirtySource
+//!   [AddressSpace]  where, while it is mapped anew   port::DmaMap, port::DirtySource
 //!   [PciConfig]  what the guest made of its config   port::ConfigSpace
 //!        |
 //!    v2: features         v1, rfc2018: a migration region, data trapped or mapped
@@ -25,9 +26,11 @@
 //! 001 have them, and the limits: an offset outside the region, more data than was
 //! announced, an end that never comes are refused, named, in bounded time.
 
+mod address_space;
 mod any;
 mod device;
 mod dma_log;
+mod first;
 pub mod identity;
 mod pci;
 mod probe;
@@ -38,6 +41,7 @@ mod session;
 mod transport;
 mod v1;
 
+pub use address_space::{AddressSpace, Declared, Followed, LogOf, SpaceError};
 pub use any::{AnyDevice, open_any};
 pub use device::{V2Device, Withheld};
 pub use dma_log::DmaLog;

@@ -6,6 +6,7 @@ use abi::errno::Errno;
 use abi::feature::Feature;
 use abi::v2::{DeviceState, PrecopyInfo};
 use dirty::{IovaRange, PageSize};
+use port::DirtySource;
 use sys::{EventFd, SharedMemory};
 use thiserror::Error;
 
@@ -134,6 +135,24 @@ pub trait Transport: Send + Sync {
         most: usize,
     ) -> Result<Vec<u8>, TransportError>;
 
+    /// As [`feature_get`](Transport::feature_get), for an answer that is long: it goes
+    /// straight into `into`, which says how long it may be. How many bytes it has; what
+    /// of `into` lies behind them means nothing.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`].
+    fn feature_get_into(
+        &self,
+        feature: Feature,
+        input: &[u8],
+        into: &mut [u8],
+    ) -> Result<usize, TransportError> {
+        let answer = self.feature_get(feature, input, into.len())?;
+        let len = answer.len().min(into.len());
+        into[..len].copy_from_slice(&answer[..len]);
+        Ok(answer.len())
+    }
+
     /// Sets a feature; what the device wrote back comes back.
     ///
     /// # Errors
@@ -246,6 +265,16 @@ pub trait Transport: Send + Sync {
     /// transport and the device's side can take.
     fn most_report_bytes(&self) -> usize {
         usize::MAX
+    }
+
+    /// What the way of the device to its memory tells of its writes, a source of dirty
+    /// bits over everything that is mapped here: an IOMMU whose page tables note writes,
+    /// or a container that counts pages. `None` where it tells nothing, as by default.
+    ///
+    /// # Errors
+    /// See [`Transport::device_info`].
+    fn memory_log(&self) -> Result<Option<Box<dyn DirtySource>>, TransportError> {
+        Ok(None)
     }
 
     /// Whether what a device gives in PRE_COPY and in STOP_COPY is one stream, as the

@@ -1,9 +1,11 @@
 //! The software DMA log: which pages the device wrote.
 
 use abi::errno::Errno;
-use dirty::{Bitmap, IovaRange, PageSize};
+use dirty::{IovaRange, PageSize};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
+use std::ops::Range;
 
 /// The smallest page the log keeps, in bytes: the kernel reports no finer.
 pub const PAGE_SMALLEST: u64 = 4096;
@@ -14,12 +16,18 @@ pub const PAGE_LARGEST: u64 = 2 << 20;
 /// Most ranges of one START: what the kernel takes with 4 KiB pages.
 pub const RANGES_MAX: usize = 256;
 
-/// Pages of one piece of the bitmap, which is made when something in it is written.
-const CHUNK_PAGES: u64 = 1 << 15;
+/// Pages of one piece of the bitmap, which is made when something in it is written: 1 GiB
+/// in 4 KiB pages. Its 32 KiB lie in one place, as memory gives what follows what was just
+/// read for half of what it takes for single pages from everywhere.
+const CHUNK_PAGES: u64 = 1 << 18;
+
+/// Words of a chunk, and of each of its lines.
+const WORDS: usize = CHUNK_PAGES as usize / 64;
+const LINE: usize = WORDS / 64;
 
 /// Most pieces: 64 MiB of bits, for 2 TiB written in 4 KiB pages. Beyond them the log
 /// says that everything is dirty, which is true enough for whoever asks.
-const CHUNKS_MAX: usize = 1 << 14;
+const CHUNKS_MAX: usize = 1 << 11;
 
 /// A DMA log as `VFIO_DEVICE_FEATURE_DMA_LOGGING_*` describes it, kept in software.
 ///
@@ -41,7 +49,7 @@ struct Active {
     /// What is logged; empty means everything.
     ranges: Vec<IovaRange>,
     /// By the number of the chunk.
-    chunks: BTreeMap<u64, Bitmap>,
+    chunks: BTreeMap<u64, Chunk>,
     /// More was written than there may be chunks for.
     everything_dirty: bool,
 }
@@ -117,27 +125,49 @@ impl DmaLog {
         page_size: u64,
         words_max: usize,
     ) -> Result<Vec<u64>, Errno> {
+        let mut words = Vec::new();
+        self.report_into(start, length, page_size, words_max, &mut words)?;
+        Ok(words)
+    }
+
+    /// As [`report`](Self::report), but puts the words behind those of `into`, which a
+    /// caller that asks often can use again.
+    ///
+    /// # Errors
+    ///
+    /// As there; `into` stays as it is then.
+    pub fn report_into(
+        &mut self,
+        start: u64,
+        length: u64,
+        page_size: u64,
+        words_max: usize,
+        into: &mut Vec<u64>,
+    ) -> Result<(), Errno> {
         if page_size < PAGE_SMALLEST {
             return Err(Errno::EINVAL);
         }
         let page = PageSize::new(page_size).map_err(|_| Errno::EINVAL)?;
         let range = range_of(start, length)?;
-        let active = self.active.as_ref().ok_or(Errno::EINVAL)?;
+        let active = self.active.as_mut().ok_or(Errno::EINVAL)?;
         let words = length.div_ceil(page_size).div_ceil(64);
         if words > words_max as u64 {
             return Err(Errno::E2BIG);
         }
-        let mut out = vec![0; words as usize];
+        // It is at most `words_max`.
+        let (begin, end) = (into.len(), into.len() + words as usize);
         if active.everything_dirty {
-            out.fill(u64::MAX);
-            return Ok(out);
+            into.resize(end, u64::MAX);
+            return Ok(());
         }
-        let span = active.chunk_bytes();
-        for (_, chunk) in active.chunks.range(range.start() / span..=range.last() / span)
-        {
-            chunk.report(range, page, &mut out).map_err(|_| Errno::EIO)?;
+        into.resize(end, 0);
+        let span = CHUNK_PAGES * active.page.bytes();
+        let numbers = range.start() / span..=range.last() / span;
+        for (number, chunk) in active.chunks.range_mut(numbers) {
+            let asked = Asked { range, page, out: &mut into[begin..] };
+            chunk.report(number * CHUNK_PAGES, active.page, asked);
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Marks what was written.
@@ -149,11 +179,6 @@ impl DmaLog {
 }
 
 impl Active {
-    /// Bytes that one chunk stands for.
-    fn chunk_bytes(&self) -> u64 {
-        CHUNK_PAGES * self.page.bytes()
-    }
-
     fn mark(&mut self, written: IovaRange) {
         if self.everything_dirty {
             return;
@@ -177,26 +202,143 @@ impl Active {
     }
 
     fn mark_chunks(&mut self, written: IovaRange) {
-        let span = self.chunk_bytes();
-        for number in written.start() / span..=written.last() / span {
-            if !self.chunks.contains_key(&number) {
-                let start = number * span;
-                let length = span.min(u64::MAX - start);
-                let bitmap = IovaRange::new(start, length)
-                    .ok()
-                    .filter(|_| self.chunks.len() < CHUNKS_MAX)
-                    .and_then(|range| Bitmap::new(range, self.page).ok());
-                let Some(bitmap) = bitmap else {
+        let shift = self.page.shift();
+        let (first, last) = (written.start() >> shift, written.last() >> shift);
+        for number in first / CHUNK_PAGES..=last / CHUNK_PAGES {
+            let room = self.chunks.len() < CHUNKS_MAX;
+            let chunk = match self.chunks.entry(number) {
+                Entry::Occupied(chunk) => chunk.into_mut(),
+                Entry::Vacant(place) if room => place.insert(Chunk::new()),
+                Entry::Vacant(_) => {
                     tracing::warn!("the DMA log is full: everything counts as dirty");
                     self.everything_dirty = true;
                     self.chunks.clear();
                     return;
-                };
-                self.chunks.insert(number, bitmap);
-            }
-            self.chunks[&number].mark(written);
+                }
+            };
+            chunk.mark(&part(number * CHUNK_PAGES, first, last));
         }
     }
+}
+
+/// A piece of the bitmap. One thread has the log, so that these are plain words.
+struct Chunk {
+    /// Bit `n % 64` of word `n / 64` is page `n` of the chunk.
+    words: Box<[u64]>,
+    /// Bit `n` is set where one of the words of line `n` is not 0, so that nobody looks
+    /// at those of a device that does little.
+    lines: u64,
+}
+
+/// What is asked for, and where it goes.
+struct Asked<'a> {
+    range: IovaRange,
+    page: PageSize,
+    /// As many words as it takes, and what other chunks had.
+    out: &'a mut [u64],
+}
+
+impl Chunk {
+    fn new() -> Chunk {
+        Chunk { words: vec![0; WORDS].into_boxed_slice(), lines: 0 }
+    }
+
+    fn mark(&mut self, pages: &Range<usize>) {
+        for word in pages.start / 64..pages.end.div_ceil(64) {
+            self.words[word] |= mask(word, pages);
+            self.lines |= 1 << (word / LINE);
+        }
+    }
+
+    /// Gives what was asked for of a chunk that starts with page `first`, of `own` bytes
+    /// each. A page that sticks out of the range is given, but kept for whoever asks for
+    /// the rest of it.
+    fn report(&mut self, first: u64, own: PageSize, asked: Asked<'_>) {
+        if self.lines == 0 {
+            return;
+        }
+        let Asked { range, page, out } = asked;
+        let shift = own.shift();
+        let pages = part(first, range.start() >> shift, range.last() >> shift);
+        let aligned = own.floor(range.start()) == range.start();
+        let head = !aligned && first + pages.start as u64 == range.start() >> shift;
+        // The last byte of the address space is in no range.
+        let end = (range.last() | (own.bytes() - 1)).min(u64::MAX - 1);
+        let tail =
+            end != range.last() && first + pages.end as u64 > range.last() >> shift;
+        let given = pages.start + usize::from(head)..pages.end - usize::from(tail);
+        // How many pages were asked for before the first one here, where all are.
+        let before = first.wrapping_sub(range.start() >> shift);
+        let whole = given.len() == CHUNK_PAGES as usize;
+        if page == own && aligned && whole && before.is_multiple_of(64) {
+            self.give(&mut out[(before / 64) as usize..]);
+            return;
+        }
+        for line in runs(self.lines).flatten().map(|line| line as usize) {
+            let mut left = 0;
+            for word in line * LINE..(line + 1) * LINE {
+                let found = self.words[word] & mask(word, &pages);
+                self.words[word] &= !(found & mask(word, &given));
+                left |= self.words[word];
+                for run in runs(found) {
+                    let number = first + word as u64 * 64;
+                    let start = (number + u64::from(run.start)) << shift;
+                    let end = (number + u64::from(run.end) - 1) << shift;
+                    let end = (end | (own.bytes() - 1)).min(range.last());
+                    let bit = |address: u64| (address - range.start()) >> page.shift();
+                    let start = bit(start.max(range.start())) as usize;
+                    set(out, &(start..bit(end) as usize + 1));
+                }
+            }
+            if left == 0 {
+                self.lines &= !(1 << line);
+            }
+        }
+    }
+
+    /// Moves all of it to the start of `out`, where nothing is set yet.
+    fn give(&mut self, out: &mut [u64]) {
+        for lines in runs(std::mem::take(&mut self.lines)) {
+            let words = lines.start as usize * LINE..lines.end as usize * LINE;
+            out[words.clone()].copy_from_slice(&self.words[words.clone()]);
+            self.words[words].fill(0);
+        }
+    }
+}
+
+/// Which pages from `first` to `last`, both inclusive, a chunk has that starts with page
+/// `start`, as bits. At least one.
+fn part(start: u64, first: u64, last: u64) -> Range<usize> {
+    let end = (last - start).min(CHUNK_PAGES - 1) + 1;
+    first.saturating_sub(start) as usize..end as usize
+}
+
+/// The bits of word `word` that lie in `bits`.
+fn mask(word: usize, bits: &Range<usize>) -> u64 {
+    let low = bits.start.saturating_sub(word * 64).min(64) as u32;
+    let high = bits.end.saturating_sub(word * 64).min(64) as u32;
+    let below = |count| !u64::MAX.checked_shl(count).unwrap_or(0);
+    below(high) & !below(low)
+}
+
+/// Sets bits, which lie in `words`.
+fn set(words: &mut [u64], bits: &Range<usize>) {
+    let touched = bits.start / 64..bits.end.div_ceil(64);
+    for (word, at) in words[touched.clone()].iter_mut().zip(touched) {
+        *word |= mask(at, bits);
+    }
+}
+
+/// The longest runs of bits that are set, in order.
+fn runs(mut word: u64) -> impl Iterator<Item = Range<u32>> {
+    std::iter::from_fn(move || {
+        (word != 0).then(|| {
+            let start = word.trailing_zeros();
+            let end = start + (word >> start).trailing_ones();
+            word &= u64::MAX.checked_shl(end).unwrap_or(0);
+            start..end
+        })
+    })
 }
 
 fn range_of(start: u64, length: u64) -> Result<IovaRange, Errno> {

@@ -2,6 +2,7 @@
 
 use crate::bits;
 use crate::drained::{Drained, Geometry};
+use crate::foreign;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{IovaRange, PageSize};
 use std::fmt;
@@ -71,21 +72,13 @@ impl Bitmap {
     /// past that page are ignored. Words that are missing count as set: a short answer
     /// proves nothing.
     pub fn merge(&self, from: IovaRange, page: PageSize, words: &[u64]) {
-        let wanted = from.length().div_ceil(page.bytes());
-        let given = (words.len() as u64).saturating_mul(64);
-        if given < wanted {
-            // `given` pages are fewer than `from` has, so their end is in it.
-            let start = from.start() + given * page.bytes();
-            let end = from.start().saturating_add(wanted.saturating_mul(page.bytes()));
-            let rest = IovaRange::between(start, end);
-            rest.into_iter().for_each(|rest| self.mark(rest));
-        }
-        // Not more than `words` has bits, so it is a `usize`.
-        let bits = wanted.min(given) as usize;
         if page == self.geometry.page && page.floor(from.start()) == from.start() {
+            let (bits, missing) = foreign::known(from, page, words);
             self.merge_words(self.geometry.number(from.start()), bits, words);
+            missing.into_iter().for_each(|rest| self.mark(rest));
         } else {
-            self.merge_runs(from.start(), page, bits, words);
+            let runs = foreign::set_runs(from, page, words, self.geometry.range);
+            runs.for_each(|run| self.mark(run));
         }
     }
 
@@ -251,30 +244,6 @@ impl Bitmap {
         }
     }
 
-    /// Merges words of any page size: bit 0 of `count` is the page at `start`.
-    fn merge_runs(&self, start: u64, page: PageSize, count: usize, words: &[u64]) {
-        let range = self.geometry.range;
-        // Bits before the range and after it are not looked at.
-        let mut position = (range.start().saturating_sub(start) >> page.shift())
-            .min(count as u64) as usize;
-        while let Some(run) = bits::next_run(words, position) {
-            // The address of a page whose bit is in `from` does not overflow; that of
-            // its end may.
-            if run.start >= count {
-                break;
-            }
-            let run = run.start..run.end.min(count);
-            let first = start + ((run.start as u64) << page.shift());
-            let last = start + ((run.end as u64 - 1) << page.shift());
-            if first >= range.end() {
-                break;
-            }
-            let end = last.saturating_add(page.bytes());
-            IovaRange::between(first, end).into_iter().for_each(|run| self.mark(run));
-            position = run.end;
-        }
-    }
-
     /// Takes the bits of `mask` out of a word.
     fn take(&self, word: usize, mask: u64) -> u64 {
         let word = &self.words[word];
@@ -301,15 +270,30 @@ const BLOCK: usize = 512;
 /// Words of a cache line.
 const LINE: usize = 8;
 
-/// Sets the bits of the first words of `from` in as many words.
+/// Sets the bits of the first words of `from` in as many words, at most [`BLOCK`].
 fn merge_block(into: &[AtomicU64], from: &[u64]) {
-    let from = &from[..into.len()];
-    let Some(first) = from.iter().position(|word| *word != 0) else { return };
-    // Atomic operations wait for memory one after the other, loads do so together.
-    for line in into[first..].iter().step_by(LINE) {
-        line.load(Ordering::Relaxed);
+    // Most words are clean: no branch for each of them, as nobody can foresee it.
+    let (lines, rest) = from[..into.len()].as_chunks::<LINE>();
+    let dirty = lines.iter().enumerate().fold(0, |dirty, (n, line)| {
+        dirty | u64::from(line.iter().fold(0, |all, word| all | word) != 0) << n
+    });
+    if dirty != 0 {
+        // Atomic operations wait for memory one after the other, loads do so together.
+        for line in into.iter().step_by(LINE) {
+            line.load(Ordering::Relaxed);
+        }
     }
-    for (into, from) in into[first..].iter().zip(&from[first..]) {
+    for n in bits::ones(dirty) {
+        let (into, line) = (&into[n * LINE..], &lines[n]);
+        let set = line
+            .iter()
+            .enumerate()
+            .fold(0, |set, (n, word)| set | u64::from(*word != 0) << n);
+        for n in bits::ones(set) {
+            into[n].fetch_or(line[n], Ordering::Release);
+        }
+    }
+    for (into, from) in into[lines.len() * LINE..].iter().zip(rest) {
         if *from != 0 {
             into.fetch_or(*from, Ordering::Release);
         }

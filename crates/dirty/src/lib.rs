@@ -32,9 +32,11 @@
 mod bitmap;
 mod bits;
 mod drained;
+mod foreign;
 mod range;
 mod sync;
 
 pub use bitmap::{Bitmap, BitmapError, ReportError};
 pub use drained::{Drained, Runs};
+pub use foreign::set_runs;
 pub use range::{Iova, IovaRange, PageSize, PageSizeError, RangeError};

@@ -59,3 +59,52 @@ fn a_drained_page_is_not_read_before_it_was_written() {
         assert_eq!(shared.0.count(), u64::from(!drained));
     });
 }
+
+/// A bitmap of another whose words lie alike is merged whole words at a time, after a look
+/// at what is there; one who drains looks at words too before it takes them.
+#[test]
+fn a_word_that_looked_clean_to_both_is_forgotten() {
+    loom::model(|| {
+        let bitmap = Bitmap::new(pages(0, 64), PageSize::FOUR_K).expect("a bitmap");
+        let bitmap = Arc::new(bitmap);
+        let merges = {
+            let bitmap = bitmap.clone();
+            thread::spawn(move || {
+                bitmap.merge(pages(0, 64), PageSize::FOUR_K, &[1 << 63 | 1]);
+            })
+        };
+        let marks = {
+            let bitmap = bitmap.clone();
+            thread::spawn(move || bitmap.mark(pages(7, 1)))
+        };
+        let first = bitmap.drain();
+        merges.join().expect("no panic");
+        marks.join().expect("no panic");
+        let second = bitmap.drain();
+        assert_eq!(first.pages() + second.pages(), 3, "each once, and none twice");
+    });
+}
+
+/// Two who take, one by ranges and one by a report: whoever has a bit, one of them has.
+#[test]
+fn a_bit_falls_between_two_who_take() {
+    loom::model(|| {
+        let bitmap = Bitmap::new(pages(0, 4), PageSize::FOUR_K).expect("a bitmap");
+        let bitmap = Arc::new(bitmap);
+        bitmap.mark(pages(1, 2));
+        let reports = {
+            let bitmap = bitmap.clone();
+            thread::spawn(move || {
+                let mut out = [0];
+                bitmap
+                    .report(pages(0, 4), PageSize::FOUR_K, &mut out)
+                    .expect("enough words");
+                u64::from(out[0].count_ones())
+            })
+        };
+        let failed = bitmap.drain_range(pages(2, 2));
+        bitmap.restore(&failed);
+        let reported = reports.join().expect("no panic");
+        assert_eq!(reported + bitmap.drain().pages(), 2);
+    });
+}

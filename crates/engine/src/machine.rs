@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use port::{
     ConfigSpace, Device, DirtySource, DmaMap, Gate, Gpa, GuestMemory, Inspect,
-    Interrupts, Mapping, MemoryError, MemoryRegion, Section, Vcpus, VmmError,
+    Interrupts, Mappings, MemoryError, MemoryRegion, Section, Vcpus, VmmError,
 };
 
 /// One VM: everything that moves. It comes back when the migration ends, however that
@@ -97,8 +97,8 @@ struct NoDma {
 }
 
 impl DmaMap for NoDma {
-    fn mappings(&self) -> Vec<Mapping> {
-        Vec::new()
+    fn mappings(&self) -> Mappings {
+        Mappings::default()
     }
 
     fn virtual_iommu(&self) -> bool {

@@ -10,9 +10,11 @@ use control::{Transport, TransportError};
 use dirty::{IovaRange, PageSize};
 use port::{DirtyReport, DirtySource, SourceError, Space as Addresses};
 use sys::vfio::DirtyQuery;
+use thiserror::Error;
 use zerocopy::FromBytes;
 
 use crate::device::Host;
+use crate::iommu::reach;
 use crate::kernel::Space;
 
 /// How many words the bits of a range have; `None` where the kernel takes no so many.
@@ -230,7 +232,11 @@ pub struct ContainerLog {
 }
 
 impl ContainerLog {
-    fn error(&self, operation: &str, source: TransportError) -> SourceError {
+    fn error(
+        &self,
+        operation: &str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> SourceError {
         SourceError {
             name: self.name.clone(),
             operation: operation.to_owned(),
@@ -238,6 +244,11 @@ impl ContainerLog {
         }
     }
 }
+
+/// To a range that is not mapped the kernel says that nothing was written.
+#[derive(Debug, Error)]
+#[error("a part of the range is not mapped")]
+struct NotMapped;
 
 impl DirtySource for ContainerLog {
     fn name(&self) -> &str {
@@ -258,16 +269,30 @@ impl DirtySource for ContainerLog {
         range: IovaRange,
         found: &mut dyn FnMut(DirtyReport<'_>),
     ) -> Result<(), SourceError> {
+        const OPERATION: &str = "collect";
         let page = self.tracking.page;
-        let most =
-            self.tracking.most_bytes.saturating_mul(8).saturating_mul(page.bytes());
-        let whole = range.align_out(page).unwrap_or(range);
-        for range in whole.pieces(most) {
-            let words = self
-                .container
-                .dirty(range, page)
-                .map_err(|error| self.error("report", error))?;
-            found(DirtyReport { range, page, words: &words });
+        // A call that hangs holds what is mapped.
+        let space = Arc::clone(&self.container.space);
+        let mappings = self
+            .container
+            .host
+            .slow("ask what is mapped", move |_| Ok(space.mappings(range)))
+            .map_err(|error| self.error(OPERATION, error))?;
+        if reach(range, &mappings).is_none() {
+            return Err(self.error(OPERATION, NotMapped));
+        }
+        // The kernel refuses to cut a mapping in two, so each is asked for whole, and
+        // told whole, since it is forgotten there. None has more pages than a query
+        // may have bits: the kernel does not map it while it tracks, nor starts to.
+        for mapping in mappings {
+            let words = self.container.dirty(mapping, page).map_err(|error| {
+                // It may be forgotten all the same, and is more than was asked for.
+                if !range.covers(mapping) {
+                    found(DirtyReport::lost(mapping));
+                }
+                self.error(OPERATION, error)
+            })?;
+            found(DirtyReport { range: mapping, page, words: &words });
         }
         Ok(())
     }

@@ -11,8 +11,10 @@ use abi::dma_logging::Range;
 use abi::group::GroupStatus;
 use abi::irq::{IrqInfo, IrqSetFlags};
 use abi::v2::PrecopyInfo;
+use dirty::IovaRange;
 use sys::SharedMemory;
 use sys::vfio::device::IrqData;
+use sys::vfio::iommufd::DirtyRange;
 use sys::vfio::{DirtyQuery, DmaSpace, container, data, device, iommufd};
 
 /// The kernel. Every call may block, and is made by a worker thread.
@@ -113,6 +115,8 @@ pub(crate) struct LogQuestion {
 /// What devices reach.
 pub(crate) trait Space: Send + Sync {
     fn ioas_id(&self) -> Option<u32>;
+    /// The mappings that a range touches, whole, in rising order.
+    fn mappings(&self, range: IovaRange) -> Vec<IovaRange>;
     fn map(&self, iova: u64, memory: &SharedMemory, writable: bool) -> io::Result<()>;
     fn unmap(&self, iova: u64, length: u64) -> io::Result<u64>;
     fn unmap_all(&self) -> io::Result<u64>;
@@ -125,6 +129,15 @@ pub(crate) trait Space: Send + Sync {
     ) -> io::Result<u64>;
     fn info(&self) -> io::Result<Vec<u8>>;
     fn dirty_pages(&self, query: DirtyQuery<'_>) -> io::Result<()>;
+
+    /// The page table that can track, for a device of this iommufd: where it could be
+    /// made, with its number to attach the device to.
+    fn make_page_table(&self, device: u32) -> io::Result<u32>;
+    fn page_table(&self) -> Option<u32>;
+    fn use_small_pages(&self) -> io::Result<()>;
+    fn drop_page_table(&self) -> io::Result<()>;
+    fn set_tracking(&self, on: bool) -> io::Result<()>;
+    fn dirty(&self, asked: DirtyRange, keep: bool, bits: &mut [u64]) -> io::Result<()>;
 }
 
 /// The kernel of this machine.
@@ -298,6 +311,13 @@ impl Space for DmaSpace {
         DmaSpace::ioas_id(self)
     }
 
+    fn mappings(&self, range: IovaRange) -> Vec<IovaRange> {
+        DmaSpace::mappings(self, range.start(), range.last())
+            .into_iter()
+            .filter_map(|(start, length)| IovaRange::new(start, length).ok())
+            .collect()
+    }
+
     fn map(&self, iova: u64, memory: &SharedMemory, writable: bool) -> io::Result<()> {
         DmaSpace::map(self, iova, memory, writable)
     }
@@ -326,5 +346,29 @@ impl Space for DmaSpace {
 
     fn dirty_pages(&self, query: DirtyQuery<'_>) -> io::Result<()> {
         DmaSpace::dirty_pages(self, query)
+    }
+
+    fn make_page_table(&self, device: u32) -> io::Result<u32> {
+        DmaSpace::make_page_table(self, device)
+    }
+
+    fn use_small_pages(&self) -> io::Result<()> {
+        DmaSpace::use_small_pages(self)
+    }
+
+    fn page_table(&self) -> Option<u32> {
+        DmaSpace::page_table(self)
+    }
+
+    fn drop_page_table(&self) -> io::Result<()> {
+        DmaSpace::drop_page_table(self)
+    }
+
+    fn set_tracking(&self, on: bool) -> io::Result<()> {
+        DmaSpace::set_tracking(self, on)
+    }
+
+    fn dirty(&self, asked: DirtyRange, keep: bool, bits: &mut [u64]) -> io::Result<()> {
+        DmaSpace::dirty(self, asked, keep, bits)
     }
 }

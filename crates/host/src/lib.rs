@@ -32,6 +32,7 @@
 mod about;
 mod container;
 mod device;
+mod iommu;
 mod kernel;
 mod launcher;
 mod open;
@@ -47,6 +48,7 @@ mod tests;
 pub use about::{About, Roots};
 pub use container::{Container, ContainerLog, RawQuery, Tracking};
 pub use device::{Deadlines, Host};
+pub use iommu::IommuLog;
 pub use open::{HostOptions, OpenError};
 pub use place::{Place, PlaceError, Way};
 pub use workers::stuck_threads;

@@ -15,6 +15,7 @@ use control::{
     MappedArea, Raw, RegionInfo, Transport, TransportError, identity,
 };
 use dirty::{IovaRange, PageSize};
+use port::DirtySource;
 use sys::EventFd;
 use sys::vfio::device::{IrqData, MOST_FEATURE};
 use zerocopy::{FromBytes, IntoBytes};
@@ -261,6 +262,15 @@ impl Transport for Host {
                 _ => Ok(bits),
             }
         })
+    }
+
+    fn memory_log(&self) -> Result<Option<Box<dyn DirtySource>>, TransportError> {
+        if let Some(log) = self.iommu_log()? {
+            return Ok(Some(Box::new(log)));
+        }
+        let container = self.container().map(|container| container.source());
+        let log = container.transpose()?.flatten();
+        Ok(log.map(|log| Box::new(log) as Box<dyn DirtySource>))
     }
 
     fn most_report_bytes(&self) -> usize {

@@ -11,7 +11,7 @@
 //!   its view of config space         [`ConfigSpace`]
 //!   its interrupt routing            [`Interrupts`]
 //!   guest RAM and its DMA mappings   [`GuestMemory`], [`DmaMap`]
-//!   who wrote which page             [`DirtySource`]
+//!   who wrote which page             [`DirtySource`], ready: [`SlotLog`], [`Everything`]
 //!   the vCPUs                        [`Vcpus`]
 //!   state of its own                 [`Section`]
 //!   a way to the other host          [`Channel`], [`Dial`], [`Accept`]
@@ -27,8 +27,11 @@
 
 mod channel;
 mod device;
+mod mapping;
 mod memory;
 mod observe;
+mod slots;
+mod source;
 mod store;
 mod vmm;
 
@@ -39,10 +42,10 @@ pub use device::{
     Bus, Device, DeviceError, Fault, Generation, Identity, Model, Opened, PciIds,
     PrecopyInfo, Read, ResumeSession, SaveSession,
 };
-pub use memory::{
-    DirtyReport, DirtySource, DmaMap, Gpa, GuestMemory, Mapping, MemoryError,
-    MemoryRegion, SourceError, Space,
-};
+pub use mapping::{DmaMap, Mapping, Mappings};
+pub use memory::{Gpa, GuestMemory, MemoryError, MemoryRegion};
 pub use observe::{Clock, Gate, Inspect, Observer, Phase, Progress, Silent, SystemClock};
+pub use slots::{Slot, SlotLog};
+pub use source::{DirtyReport, DirtySource, Everything, SourceError, Space};
 pub use store::{AttemptId, Decision, DecisionStore, StoreError, StoreId};
 pub use vmm::{ConfigSpace, ConfigStage, Interrupts, Order, Section, Vcpus, VmmError};

@@ -1,6 +1,6 @@
-//! Guest memory, the addresses devices know it by, and who wrote to it.
+//! Guest memory.
 
-use dirty::{IovaRange, PageSize};
+use dirty::PageSize;
 use thiserror::Error;
 
 /// A guest-physical address.
@@ -61,97 +61,4 @@ pub struct MemoryError {
     pub at: Gpa,
     /// The length that was asked for, in bytes.
     pub length: u64,
-}
-
-/// How the devices' addresses (IOVA) reach guest memory.
-pub trait DmaMap: Send + Sync {
-    /// Every mapping there is. Several may reach the same memory (aliases).
-    fn mappings(&self) -> Vec<Mapping>;
-
-    /// Whether the guest controls a virtual IOMMU. Such a guest is refused.
-    fn virtual_iommu(&self) -> bool;
-
-    /// Whether any device may reach another's memory (peer-to-peer). `false` is the
-    /// VMM's declaration that no device maps another's BAR, which law 5 asks for before
-    /// it lets several devices without a P2P state migrate.
-    fn peer_to_peer(&self) -> bool;
-}
-
-/// One range of device addresses and where it leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// The device addresses.
-    pub iova: IovaRange,
-    /// The guest-physical address of the first of them.
-    pub gpa: Gpa,
-}
-
-/// In which addresses a source of dirty bits speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Space {
-    /// Guest-physical addresses: vCPUs and the VMM itself.
-    GuestPhysical,
-    /// Device addresses: the engine translates them by [`DmaMap`].
-    Iova,
-}
-
-/// Somebody who knows which memory was written.
-///
-/// Bits that were collected are gone from the source: the engine acknowledges or
-/// restores them (law 3). An error of any call means that everything the source covers
-/// is dirty.
-pub trait DirtySource: Send {
-    /// What people call it, such as `accel0 DMA log`.
-    fn name(&self) -> &str;
-
-    /// The addresses it speaks in.
-    fn space(&self) -> Space;
-
-    /// Starts to record writes to `ranges`, ideally by pages of `page`.
-    ///
-    /// # Errors
-    /// When the source cannot record.
-    fn start(&mut self, ranges: &[IovaRange], page: PageSize) -> Result<(), SourceError>;
-
-    /// Gives what was written inside `range` since the last time, and forgets it.
-    /// `found` may be called several times, with pages of any size.
-    ///
-    /// # Errors
-    /// When the record is lost; all of `range` is then dirty.
-    fn collect(
-        &mut self,
-        range: IovaRange,
-        found: &mut dyn FnMut(DirtyReport<'_>),
-    ) -> Result<(), SourceError>;
-
-    /// Stops recording.
-    ///
-    /// # Errors
-    /// When the source does not answer.
-    fn stop(&mut self) -> Result<(), SourceError>;
-}
-
-/// Dirty bits as the uAPI lays them out: bit n of the little-endian words stands for
-/// the page at `range.start() + n * page`.
-#[derive(Clone, Copy, Debug)]
-pub struct DirtyReport<'a> {
-    /// The addresses that the words speak of.
-    pub range: IovaRange,
-    /// How much one bit stands for.
-    pub page: PageSize,
-    /// The bits.
-    pub words: &'a [u64],
-}
-
-/// A source of dirty bits failed.
-#[derive(Debug, Error)]
-#[error("{name}: {operation} failed")]
-pub struct SourceError {
-    /// The source, by its name.
-    pub name: String,
-    /// What was asked of it.
-    pub operation: String,
-    /// What lies beneath.
-    #[source]
-    pub source: Box<dyn std::error::Error + Send + Sync>,
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   [`container`]   /dev/vfio/vfio, /dev/vfio/N     the way by group
-//!   [`iommufd`]     /dev/vfio/devices/vfioN         the way without
+//!   [`iommufd`]     /dev/vfio/devices/vfioN         the way without; page tables
 //!   [`DmaSpace`]    what devices reach: memory stays mapped here as long as there
 //!   [`device`]      what a device consists of, its features, interrupts and state
 //!   [`data`]        the descriptor of a migration session
@@ -17,6 +17,8 @@ pub mod container;
 pub mod data;
 pub mod device;
 pub mod iommufd;
+#[cfg(feature = "mock")]
+pub mod mock;
 mod space;
 
 pub use space::{DirtyQuery, DmaSpace};
@@ -28,6 +30,26 @@ use call::{call, exchange, exchange_bytes};
 /// The size of a structure, as it is told to the kernel.
 const fn size<T>() -> u32 {
     size_of::<T>() as u32
+}
+
+/// Has the kernel set bits by its `iova_bitmap`, which takes an address alone, and says
+/// nothing when something is wrong there.
+///
+/// It pins the pages of the bits when it finds the first for them, and where that fails
+/// the bit is forgotten: memory that was never touched may be to be had then or not, and
+/// what was just written to is there. And a page of an IOMMU or a device of which the
+/// range has the begin alone is told whole, behind the end of the bits, as far as the
+/// pages that it pinned reach: so there is room for as many.
+fn with_bits(
+    bits: &mut [u64],
+    call: impl FnOnce(u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let room = bits.len() + 2 * rustix::param::page_size() / size_of::<u64>();
+    let mut place = vec![!0_u64; room];
+    std::hint::black_box(&mut place).fill(0);
+    call(place.as_mut_ptr().expose_provenance() as u64)?;
+    bits.copy_from_slice(&place[..bits.len()]);
+    Ok(())
 }
 
 fn invalid(what: &'static str) -> io::Error {
@@ -73,6 +95,14 @@ mod tests {
         assert_eq!(told(iommufd::bind(&fd, &fd)), ENOTTY);
         assert_eq!(told(iommufd::attach(&fd, 1)), ENOTTY);
         assert_eq!(told(iommufd::detach(&fd)), ENOTTY);
+        assert_eq!(told(iommufd::capabilities(&fd, 1)), ENOTTY);
+        let flags = abi::iommufd::HwptAllocFlags::DIRTY_TRACKING;
+        assert_eq!(told(iommufd::page_table(&fd, 1, 2, flags)), ENOTTY);
+        assert_eq!(told(iommufd::destroy(&fd, 1)), ENOTTY);
+        assert_eq!(told(iommufd::set_dirty_tracking(&fd, 1, true)), ENOTTY);
+        let asked = iommufd::DirtyRange { iova: 0, length: 4096, page: 4096 };
+        let none = abi::iommufd::GetDirtyBitmapFlags::empty();
+        assert_eq!(told(iommufd::dirty_bitmap(&fd, 1, asked, none, &mut [0])), ENOTTY);
         assert_eq!(told(DmaSpace::ioas(null().into())), ENOTTY);
         let memory = crate::SharedMemory::create("test", 8192).unwrap();
         let space = DmaSpace::container(null().into());
@@ -82,6 +112,28 @@ mod tests {
         assert_eq!(told(space.unmap_all()), ENOTTY);
         assert_eq!(told(space.unmap_dirty(0, 8192, 4096, &mut [0])), ENOTTY);
         assert_eq!(told(space.dirty_pages(DirtyQuery::plain(1))), ENOTTY);
+        assert_eq!(told(space.make_page_table(1)), ENOTTY);
+    }
+
+    /// The kernel refuses none of these, sets bits far behind the words that are there,
+    /// or forgets what it noted.
+    #[test]
+    fn a_dirty_bitmap_without_room_for_the_range_is_never_asked_for() {
+        let fd = File::open("/dev/null").unwrap();
+        let told = |length, page, words: usize| {
+            let asked = iommufd::DirtyRange { iova: 0, length, page };
+            let none = abi::iommufd::GetDirtyBitmapFlags::empty();
+            let mut bits = vec![0; words];
+            let answer = iommufd::dirty_bitmap(&fd, 1, asked, none, &mut bits);
+            answer.unwrap_err().raw_os_error()
+        };
+        const EINVAL: Option<i32> = Some(22);
+        assert_eq!(told(65 * 4096, 4096, 1), EINVAL);
+        assert_eq!(told(0, 4096, 1), EINVAL);
+        assert_eq!(told(4096, 3, 100), EINVAL);
+        assert_eq!(told(4096, 0, 100), EINVAL);
+        assert_eq!(told(u64::MAX, 4096, 100), EINVAL);
+        assert_eq!(told(64 * 4096, 4096, 1), Some(25), "this one is");
     }
 
     /// What would let the kernel write where nobody said it may is never asked.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dirty::{IovaRange, PageSize};
-use port::{DmaMap, Gpa, GuestMemory, Mapping, MemoryError, MemoryRegion};
+use port::{DmaMap, Gpa, GuestMemory, Mapping, Mappings, MemoryError, MemoryRegion};
 
 use crate::stream::digest;
 use crate::{SourceHandle, locked};
@@ -120,6 +120,7 @@ pub struct FakeDmaMap(Arc<Mutex<Map>>);
 #[derive(Debug, Default)]
 struct Map {
     mappings: Vec<Mapping>,
+    changes: u64,
     virtual_iommu: bool,
     peer_to_peer: bool,
 }
@@ -146,12 +147,25 @@ impl FakeDmaMap {
 
     /// One more mapping.
     pub fn add(&self, mapping: Mapping) {
-        locked(&self.0).mappings.push(mapping);
+        let map = &mut *locked(&self.0);
+        map.mappings.push(mapping);
+        map.changes += 1;
+    }
+
+    /// Takes one mapping away, if it is there.
+    pub fn remove(&self, mapping: Mapping) {
+        let map = &mut *locked(&self.0);
+        if let Some(at) = map.mappings.iter().position(|one| *one == mapping) {
+            map.mappings.remove(at);
+            map.changes += 1;
+        }
     }
 
     /// Takes every mapping away.
     pub fn clear(&self) {
-        locked(&self.0).mappings.clear();
+        let map = &mut *locked(&self.0);
+        map.changes += map.mappings.len() as u64;
+        map.mappings.clear();
     }
 
     /// Pretends a virtual IOMMU, or none.
@@ -166,8 +180,9 @@ impl FakeDmaMap {
 }
 
 impl DmaMap for FakeDmaMap {
-    fn mappings(&self) -> Vec<Mapping> {
-        locked(&self.0).mappings.clone()
+    fn mappings(&self) -> Mappings {
+        let map = locked(&self.0);
+        Mappings::new(map.mappings.clone(), map.changes)
     }
 
     fn virtual_iommu(&self) -> bool {

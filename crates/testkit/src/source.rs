@@ -25,6 +25,7 @@ pub struct SourceHandle(Arc<Mutex<Log>>);
 struct Log {
     started: Option<Vec<Bitmap>>,
     outside: u64,
+    never: Vec<IovaRange>,
 }
 
 impl FakeSource {
@@ -92,6 +93,16 @@ impl SourceHandle {
         locked(&self.0).outside
     }
 
+    /// Fails each time that it is asked for exactly `range`.
+    pub fn never_tell(&self, range: IovaRange) {
+        locked(&self.0).never.push(range);
+    }
+
+    /// Tells of everything again, after [`SourceHandle::never_tell`].
+    pub fn tell_again(&self) {
+        locked(&self.0).never.clear();
+    }
+
     /// Loses the record, as a device that is reset, or one that stops to log when it
     /// leaves STOP_COPY: what was not collected is gone, and collecting fails.
     pub fn lose(&self) {
@@ -139,6 +150,12 @@ impl DirtySource for FakeSource {
         let Some(maps) = &log.started else {
             return Err(self.error("collect", "it records nothing"));
         };
+        if !maps.iter().any(|map| map.range().covers(range)) {
+            return Err(self.error("collect", "it was started on other ranges"));
+        }
+        if log.never.contains(&range) {
+            return Err(self.error("collect", "it does not tell of this"));
+        }
         for map in maps {
             let Some(range) = map.range().intersection(range) else { continue };
             let Ok(range) = range.align_out(self.page) else { continue };
@@ -188,11 +205,12 @@ mod tests {
         handle.mark(range(0x81000, 1));
         handle.mark(range(0x40000, 1));
         assert_eq!((handle.pages(), handle.outside()), (3, 1));
-        let low = collected(&mut source, range(0, 0x80000));
+        let low = collected(&mut source, range(0, 0x10000));
         assert_eq!(low, [range(0x1000, 0x2000)]);
-        let all = collected(&mut source, range(0, 0x90000));
-        assert_eq!(all, [range(0x81000, 0x1000)]);
-        assert_eq!(collected(&mut source, range(0, 0x90000)), []);
+        let high = collected(&mut source, range(0x80000, 0x10000));
+        assert_eq!(high, [range(0x81000, 0x1000)]);
+        assert_eq!(collected(&mut source, range(0x80000, 0x10000)), []);
+        assert!(source.collect(range(0, 0x90000), &mut |_| {}).is_err(), "not all of it");
         handle.lose();
         assert!(source.collect(range(0, 4096), &mut |_| {}).is_err());
     }

@@ -285,7 +285,8 @@ impl Client {
     }
 
     /// What the device asked before it answered is done when this returns: memory that was
-    /// taken from it, and all of it after a reset, is the guest's own then. The handler
+    /// taken from it, and all of it after a reset, is the guest's own then, and a device that
+    /// stopped writes no more, by nobody's hand. The handler
     /// itself has that by its order. (A twin socket has an order of its own.)
     fn dma_is_over(&self, operation: &'static str) -> Result<(), TransportError> {
         let inner = &self.inner;

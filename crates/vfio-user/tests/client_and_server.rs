@@ -10,9 +10,10 @@ use abi::errno::Errno;
 use abi::feature::Feature;
 use abi::v2::DeviceState;
 use abi::vfio_user::{LoggingControl, LoggingReport};
-use control::{DataSession, Direction, DmaTarget, Transport, TransportError};
+use control::{DataSession, Direction, DmaLog, DmaTarget, Transport, TransportError};
 use device::Runner;
-use dirty::IovaRange;
+use dirty::{IovaRange, PageSize};
+use port::DirtySource;
 use states::v2::{Capabilities, State};
 use support::{MEMORY, SOON, Served, Toy, WINDOW, get, register, set, until};
 use sys::{EventFd, SharedMemory};
@@ -245,6 +246,43 @@ fn the_dma_log_tells_every_page_once_at_the_page_size_asked_for() {
     assert_eq!(errno(report(3)), Errno::EINVAL);
     client.feature_set(Feature::DMA_LOGGING_STOP, &[]).unwrap();
     assert_eq!(errno(report(4096)), Errno::EINVAL);
+}
+
+#[test]
+fn bits_of_an_earlier_piece_of_a_report_are_not_told_again() {
+    let served = Served::start(ServerOptions::default());
+    let client = served.client();
+    let memory = SharedMemory::create("guest", 1 << 20).unwrap();
+    let target = DmaTarget::Memory { memory: &memory, offset: 0, writable: true };
+    let all = range(0x100000, 1 << 20);
+    client.dma_map(all, target).unwrap();
+    // Pieces of 64 pages, and of 192, of which the last is shorter than the others.
+    for bytes in [8, 24] {
+        let log = DmaLog::open(Arc::new(client.clone())).unwrap().unwrap();
+        let mut log = log.with_most_bytes(bytes);
+        log.start(&[all], PageSize::FOUR_K).unwrap();
+        let mut collect = |expected: &[u64]| {
+            let mut found = vec![0; 4];
+            log.collect(all, &mut |report| {
+                let at = (report.range.start() - all.start()) / 4096 / 64;
+                let words = report.range.length().div_ceil(64 * 4096);
+                assert_eq!(words, report.words.len() as u64);
+                found[at as usize..][..report.words.len()].copy_from_slice(report.words);
+            })
+            .unwrap();
+            assert_eq!(found, expected);
+        };
+        for page in [0_u64, 63, 128] {
+            set(&client, register::ADDRESS, 0x100000 + page * 4096);
+            set(&client, register::WRITE, 16);
+        }
+        collect(&[1 | 1 << 63, 0, 1, 0]);
+        collect(&[0; 4]);
+        set(&client, register::ADDRESS, 0x100000 + 255 * 4096);
+        set(&client, register::WRITE, 16);
+        collect(&[0, 0, 0, 1 << 63]);
+        log.stop().unwrap();
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Memory that is taken away from a device is the guest's own from then on: what the
-//! device had asked for by then is done before the call returns.
+//! Memory that is taken away from a device is the guest's own from then on, and memory is
+//! as it was when a device stopped: what the device had asked for by then is done before
+//! the call returns.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -9,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use abi::errno::Errno;
+use abi::v2::DeviceState;
 use abi::vfio_user::Command;
 use control::{Transport, TransportError};
 use dirty::{IovaRange, PageSize};
@@ -93,6 +95,33 @@ fn all() -> IovaRange {
 #[test]
 fn no_write_comes_after_a_reset() {
     call_with(Command::DEVICE_RESET, &[], |client| client.reset());
+}
+
+/// It would be in nobody's last report, and its page was sent.
+#[test]
+fn no_write_comes_after_a_device_has_stopped() {
+    /// 16 bytes, SET of feature 2, the state, and no descriptor.
+    const fn answer(state: u8) -> [u8; 16] {
+        [16, 0, 0, 0, 2, 0, 2, 0, state, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]
+    }
+    static STOP: [u8; 16] = answer(1);
+    static P2P: [u8; 16] = answer(5);
+    let feature = Command::DEVICE_FEATURE;
+    call_with(feature, &STOP, |client| {
+        client.set_migration_state(DeviceState::STOP, None).map(drop)
+    });
+    call_with(feature, &P2P, |client| {
+        client.set_migration_state(DeviceState::RUNNING_P2P, None).map(drop)
+    });
+    // By a register, as devices of 2018 to 2021 have it.
+    static WROTE: [u8; 16] = {
+        let mut body = [0; 16];
+        body[12] = 4;
+        body
+    };
+    call_with(Command::REGION_WRITE, &WROTE, |client| {
+        client.region_write_state(0, 0, &[0; 4])
+    });
 }
 
 #[test]

@@ -369,6 +369,35 @@ fn a_feature_answer_longer_than_asked_for_is_not_stored() {
 }
 
 #[test]
+fn a_feature_answer_goes_where_it_belongs_as_far_as_it_goes() {
+    // What is answered behind the feature's header, where 16 bytes are asked for; `None`
+    // where there is not even that.
+    let cases = [(Some(16), Some(16)), (Some(5), Some(5)), (Some(0), Some(0))];
+    let cases = cases.into_iter().chain([(None, Some(0)), (Some(17), None)]);
+    for (len, expected) in cases {
+        let (client, thread) = lying(true, move |raw| {
+            let (header, body) = raw.receive();
+            let mut answer = len.map_or(Vec::new(), |_| body[..8].to_vec());
+            answer.extend(std::iter::repeat_n(7, len.unwrap_or(0)));
+            raw.send(&message(header.msg_id, Command::DEVICE_FEATURE, REPLY, &answer));
+            raw.ended();
+        });
+        let mut into = [1; 16];
+        let got = client.feature_get_into(Feature::DMA_LOGGING_REPORT, &[], &mut into);
+        match expected {
+            Some(len) => {
+                assert_eq!(got.unwrap(), len);
+                assert_eq!(into[..len], [7; 16][..len]);
+                assert_eq!(into[len..], [1; 16][len..]);
+            }
+            None => assert!(broken(&got.unwrap_err())),
+        }
+        drop(client);
+        thread.join().unwrap();
+    }
+}
+
+#[test]
 fn a_server_that_takes_nothing_does_not_hold_a_call_for_ever() {
     let (told, over) = std::sync::mpsc::channel::<()>();
     let (client, thread) = lying(true, move |_| {

@@ -2,10 +2,12 @@
 
 mod destination;
 mod dirty_bitmap;
+mod dirty_sync;
 mod dma_message;
 mod downtime;
 mod front;
 mod guest;
+mod logged;
 mod migration;
 mod migration_data;
 mod one_cpu;
@@ -41,6 +43,8 @@ pub(super) fn all() -> Vec<Measurement> {
         ("bitmap-sparse", dirty_bitmap::measure_sparse),
         ("bitmap-some", dirty_bitmap::measure_some),
         ("bitmap-full", dirty_bitmap::measure_full),
+        ("dirty-sync", dirty_sync::measure),
+        ("dirty-sync-idle", dirty_sync::measure_idle),
         ("migration", migration::measure),
         ("downtime", downtime::measure),
     ];
@@ -51,6 +55,7 @@ pub(super) fn all() -> Vec<Measurement> {
 pub(super) fn run_side(side: &str, arguments: &[String]) -> Result<(), String> {
     match side {
         "destination" => destination::run(arguments),
+        "logged" => logged::run(arguments),
         "server" => server::run(arguments),
         other => Err(format!("there is no side `{other}`")),
     }

@@ -6,10 +6,11 @@
 //!          -> (stop it) -> ask a last time -> stop the log -> take the memory back
 //! ```
 //!
-//! Only the device's own log is asked. The device's state is not changed, and whatever
-//! was done to watch it is undone at the end, however that comes.
+//! Who is asked, [`logs`] says. The device runs all the time, and whatever was done to
+//! watch it is undone at the end, however that comes.
 
 mod lent;
+mod logs;
 mod picture;
 
 use std::io::IoSlice;
@@ -19,14 +20,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use ::dirty::{Bitmap, Drained, IovaRange, PageSize};
-use anyhow::{Context, Result, bail};
-use control::{DmaLog, ProbeError, Transport};
-use port::{Archive, Device, DirtySource, Transmit};
+use anyhow::{Context, Result};
+use control::Transport;
+use port::{Archive, Transmit};
 use serde_json::{Value, json};
-use states::v2::State;
 use store::SavedFile;
 
 use self::lent::{Driven, Lent, Wrote};
+use self::logs::{Kind, Logs};
 use self::picture::{Heat, Words};
 use crate::args::Dirty;
 use crate::exit::{Exit, Found, Nonsense, status};
@@ -77,7 +78,7 @@ pub(super) fn run(dirty: &Dirty) -> Result<Exit> {
     });
     // What was counted is worth as much on a full disk.
     let named = dirty.picture.as_deref().filter(|_| drawn.is_ok());
-    output::say(&seen.text(dirty, range, named), &seen.to_json(dirty, named))?;
+    output::say(&seen.text(dirty, range, named), &seen.to_json(dirty, range, named))?;
     drawn.context("cannot write the picture")?;
     Ok(status(Found::Done))
 }
@@ -90,6 +91,8 @@ fn intervals(dirty: &Dirty) -> u64 {
 
 /// What was seen altogether.
 struct Seen {
+    /// Who told it, and what that is called.
+    log: Option<(Kind, String)>,
     seconds: f64,
     intervals: u64,
     /// What one bit of the log stands for, in bytes.
@@ -113,55 +116,29 @@ fn watch(
     signal: &Receiver<()>,
     heat: &mut Heat,
 ) -> Result<Seen> {
-    refuse_unless_running(transport)?;
-    let Some(mut log) = DmaLog::open(Arc::clone(transport))? else {
-        bail!(
-            "it keeps no log of its writes (DMA logging, Linux 6.1), so that nobody can \
-             tell what it writes and a migration takes all of its memory for dirty; \
-             watch a device that keeps one: `probe` says so"
-        );
-    };
+    let kernel = dirty.device.socket().is_none();
+    let mut logs = Logs::of(transport, kernel)?;
     let lent = match dirty.watch_only {
         true => None,
         false => Some(Lent::new(Arc::clone(transport), range)?),
     };
-    let seen = log
-        .start(&[range], PageSize::FOUR_K)
-        .context("its log cannot be used")
-        .and_then(|()| {
-            let seen = drive(transport, &mut log, dirty, range, signal, heat);
-            // Whatever went wrong: nobody will ask it any more.
-            let stopped = log.stop().context("its log may still be on");
-            seen.and_then(|seen| stopped.map(|()| seen))
-        });
+    let seen = logs.start(range).context("its log cannot be used").and_then(|log| {
+        let seen = drive(transport, &mut logs, dirty, range, signal, heat);
+        // Whatever went wrong: nobody will ask it any more.
+        let stopped = logs.stop().context("its log may still be on");
+        let seen = seen.and_then(|seen| stopped.map(|()| seen))?;
+        Ok(Seen { log: Some(log), ..seen })
+    });
     let back = lent.map_or(Ok(()), Lent::give_back);
     let seen = seen?;
     back?;
     Ok(seen)
 }
 
-/// A device that is being migrated is somebody else's to watch, and one that is stopped
-/// writes nothing. One that cannot migrate may keep a log all the same.
-fn refuse_unless_running(transport: &Arc<dyn Transport>) -> Result<()> {
-    let mut device = match control::open_any(Arc::clone(transport)) {
-        Ok(device) => device,
-        Err(ProbeError::NotMigratable { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    match device.state()? {
-        State::Running => Ok(()),
-        State::Error => bail!("it is in ERROR; `start --reset` brings it back, empty"),
-        state => bail!(
-            "it is in {state}, so that somebody migrates it or left it stopped: wait for \
-             the end, or let it run with `start`"
-        ),
-    }
-}
-
 /// Lets it write where it is to, and asks the log until the time is over.
 fn drive(
     transport: &Arc<dyn Transport>,
-    log: &mut DmaLog,
+    log: &mut Logs,
     dirty: &Dirty,
     range: IovaRange,
     signal: &Receiver<()>,
@@ -185,7 +162,7 @@ fn drive(
 
 /// A log that is read.
 struct Watching<'a> {
-    log: &'a mut DmaLog,
+    log: &'a mut Logs,
     range: IovaRange,
     heat: &'a mut Heat,
     /// Of the interval that goes on.
@@ -197,11 +174,12 @@ struct Watching<'a> {
 
 impl<'a> Watching<'a> {
     fn new(
-        log: &'a mut DmaLog,
+        log: &'a mut Logs,
         range: IovaRange,
         heat: &'a mut Heat,
     ) -> Result<Watching<'a>> {
         let seen = Seen {
+            log: None,
             seconds: 0.0,
             intervals: 0,
             page: PageSize::FOUR_K.bytes(),
@@ -316,7 +294,7 @@ fn hottest(drained: &Drained) -> Vec<IovaRange> {
 impl Seen {
     /// For the picture.
     fn sentence(&self, range: IovaRange) -> String {
-        format!(
+        let mut text = format!(
             "{} at {:#x}: {} in {} pages of {} written in {:.1} s, {}/s at most",
             Size::from_bytes(range.length()),
             range.start(),
@@ -325,7 +303,11 @@ impl Seen {
             Size::from_bytes(self.page),
             self.seconds,
             Size::from_bytes(self.peak as u64),
-        )
+        );
+        if self.tells_nothing(range) {
+            text += "; all of it each time, which tells nothing";
+        }
+        text
     }
 
     fn text(&self, dirty: &Dirty, range: IovaRange, picture: Option<&Path>) -> String {
@@ -342,6 +324,15 @@ impl Seen {
             Size::from_bytes(self.ever),
             Size::from_bytes(range.length()),
         );
+        if let Some((_, name)) =
+            self.log.as_ref().filter(|(kind, _)| *kind != Kind::Device)
+        {
+            text += &format!("; told by {name}");
+        }
+        if self.tells_nothing(range) {
+            text += ", for which everything is dirty on each question: it counts what the \
+                     device may have written, and tells nothing of what it did write";
+        }
         if let Some(Wrote { blocks, errors }) = self.wrote {
             text += &format!("; it was made to write {blocks} blocks of 4 KiB");
             if errors > 0 {
@@ -360,13 +351,24 @@ impl Seen {
         text
     }
 
+    /// Whether everything was dirty each time, to somebody who does not know better.
+    fn tells_nothing(&self, range: IovaRange) -> bool {
+        let guesses = self.log.as_ref().is_some_and(|(kind, _)| *kind != Kind::Device);
+        guesses && self.bytes == range.length().saturating_mul(self.intervals)
+    }
+
     fn average(&self) -> u64 {
         (self.bytes as f64 / self.seconds.max(1e-6)) as u64
     }
 
-    fn to_json(&self, dirty: &Dirty, picture: Option<&Path>) -> Value {
+    fn to_json(&self, dirty: &Dirty, range: IovaRange, picture: Option<&Path>) -> Value {
         json!({ "summary": {
             "device": dirty.device.to_string(),
+            "log": self.log.as_ref().map(|(kind, name)| json!({
+                "kind": kind.name(),
+                "name": name,
+                "all_each_time": self.tells_nothing(range),
+            })),
             "iova": dirty.iova,
             "memory_bytes": dirty.memory.bytes(),
             "lent": !dirty.watch_only,
@@ -519,9 +521,8 @@ mod tests {
     fn a_log_that_somebody_reads_is_neither_read_nor_stopped() {
         let (why, done) = refused(true);
         assert!(why.contains("somebody else reads it"), "{why}");
-        // What it was lent is taken back; its log is not stopped.
-        let start = Feature::DMA_LOGGING_START.to_string();
-        assert_eq!(done, ["map".to_owned(), start, "unmap".to_owned()]);
+        // Memory for it to write was lent, and taken back.
+        assert_eq!(done, ["map", &Feature::DMA_LOGGING_START.to_string(), "unmap"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dirty::{Bitmap, IovaRange, PageSize};
 use port::{
-    DirtyReport, DirtySource, DmaMap, Gpa, GuestMemory, Mapping, MemoryError,
+    DirtyReport, DirtySource, DmaMap, Gpa, GuestMemory, Mapping, Mappings, MemoryError,
     MemoryRegion, SourceError, Space,
 };
 use sys::SharedMemory;
@@ -128,13 +128,13 @@ pub(super) struct IdentityMap {
 }
 
 impl DmaMap for IdentityMap {
-    fn mappings(&self) -> Vec<Mapping> {
+    fn mappings(&self) -> Mappings {
         let regions = self.layout.regions();
         let mapping = |region: &MemoryRegion| {
             let iova = IovaRange::new(region.start.0, region.length).ok()?;
             Some(Mapping { iova, gpa: region.start })
         };
-        regions.iter().filter_map(mapping).collect()
+        Mappings::new(regions.iter().filter_map(mapping).collect(), 0)
     }
 
     fn virtual_iommu(&self) -> bool {

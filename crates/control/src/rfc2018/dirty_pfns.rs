@@ -88,7 +88,13 @@ impl DirtySource for DirtyQuery {
     fn collect(&mut self, range: IovaRange, found: Found<'_>) -> Result<(), SourceError> {
         let inner = &mut *lock(&self.shared);
         let told = match range.align_out(PAGE) {
-            Ok(pages) => inner.dirty_pages(pages, found).map_err(NotTold::from),
+            Ok(pages) => inner.dirty_pages(pages, found).map_err(|trouble| {
+                // Nobody knows what it forgot of pages that stick out of the range.
+                if pages != range {
+                    found(DirtyReport::lost(pages));
+                }
+                NotTold::from(trouble)
+            }),
             Err(_) => Err(NotTold::PastTheEnd),
         };
         told.map_err(|trouble| self.error("collect", trouble))

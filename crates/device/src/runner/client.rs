@@ -170,8 +170,9 @@ impl Runner {
         Ok(())
     }
 
-    /// As [`unmap`](Self::unmap), and gives back what the DMA log had of the range,
-    /// which is drained; see [`DmaLog::report`](crate::DmaLog::report).
+    /// As [`unmap`](Self::unmap), and puts what the DMA log had of the range, which is
+    /// drained, behind the words of `into`; see
+    /// [`DmaLog::report_into`](crate::DmaLog::report_into).
     ///
     /// # Errors
     ///
@@ -182,14 +183,14 @@ impl Runner {
         range: IovaRange,
         page_size: u64,
         words_max: usize,
-    ) -> Result<Vec<u64>, Errno> {
+        into: &mut Vec<u64>,
+    ) -> Result<(), Errno> {
         if !self.wires.windows.is_mapped(range) {
             return Err(Errno::ENOENT);
         }
-        let words =
-            self.log_report(range.start(), range.length(), page_size, words_max)?;
-        self.unmap(range)?;
-        Ok(words)
+        let (start, length) = (range.start(), range.length());
+        self.log_report_into(start, length, page_size, words_max, into)?;
+        self.unmap(range)
     }
 
     /// Takes all windows away, as [`unmap`](Self::unmap).
@@ -236,5 +237,22 @@ impl Runner {
         words_max: usize,
     ) -> Result<Vec<u64>, Errno> {
         self.wires.log.report(start, length, page_size, words_max)
+    }
+
+    /// As [`log_report`](Self::log_report), but puts the words behind those of `into`;
+    /// see [`DmaLog::report_into`](crate::DmaLog::report_into).
+    ///
+    /// # Errors
+    ///
+    /// As there; `into` stays as it is then.
+    pub fn log_report_into(
+        &mut self,
+        start: u64,
+        length: u64,
+        page_size: u64,
+        words_max: usize,
+        into: &mut Vec<u64>,
+    ) -> Result<(), Errno> {
+        self.wires.log.report_into(start, length, page_size, words_max, into)
     }
 }

@@ -95,7 +95,7 @@ impl MemorySender {
                     continue;
                 }
                 Command::Track => self.tracker.start().map(|()| Event::Tracking),
-                Command::Collect { last } => self.tracker.collect().map(|dirty| {
+                Command::Collect { last } => self.tracker.collect(last).map(|dirty| {
                     let asked = self.gate.as_ref().filter(|_| !last);
                     let gate = asked.is_none_or(|gate| gate.open());
                     Event::Collected { dirty, gate }

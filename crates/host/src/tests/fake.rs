@@ -1,5 +1,7 @@
 //! A kernel that does as it is told.
 
+mod space;
+
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::io::{self, Read};
@@ -21,10 +23,10 @@ use abi::v2::PrecopyInfo;
 use control::{AnyDevice, open_any};
 use states::v2::{Capabilities, State, plan};
 use sys::SharedMemory;
-use sys::vfio::DirtyQuery;
 use sys::vfio::device::IrqData;
 use zerocopy::IntoBytes;
 
+use self::space::FakeSpace;
 use crate::device::Deadlines;
 use crate::kernel::{Kernel, LogQuestion, Space};
 use crate::{Host, HostOptions, Roots};
@@ -84,6 +86,10 @@ pub(super) struct Script {
     /// The bits of the next report, of the device's log or the container's.
     pub(super) bits: Vec<u64>,
     pub(super) mapped: Vec<(u64, u64)>,
+    /// Whether the device's IOMMU tracks dirty pages.
+    pub(super) iommu: bool,
+    /// The page table that no device can be attached to.
+    pub(super) refuses: Option<u32>,
     /// What the next call of this name waits for.
     hangs: HashMap<&'static str, Receiver<()>>,
     /// The other ends of descriptors, by what they were called.
@@ -121,6 +127,8 @@ impl Fake {
             region: vec![0; 4096],
             bits: Vec::new(),
             mapped: Vec::new(),
+            iommu: false,
+            refuses: None,
             hangs: HashMap::new(),
             ends: Vec::new(),
             data_was_closed: Vec::new(),
@@ -194,6 +202,7 @@ pub(super) fn options() -> HostOptions {
             sys: "/nonexistent/sys".into(),
             proc: "/nonexistent/proc".into(),
         },
+        small_pages: false,
     }
 }
 
@@ -262,7 +271,11 @@ impl Kernel for Fake {
     }
 
     fn attach(&self, _: BorrowedFd<'_>, page_table: u32) -> io::Result<()> {
-        self.ask("attach", page_table.to_string()).map(drop)
+        let script = self.ask("attach", page_table.to_string())?;
+        match script.refuses == Some(page_table) {
+            true => Err(raw(Errno::EINVAL)),
+            false => Ok(()),
+        }
     }
 
     fn ioas(&self, iommu: OwnedFd) -> io::Result<Box<dyn Space>> {
@@ -485,71 +498,5 @@ impl Kernel for Fake {
             // As kernels before the opt-in: the flags come back as they were.
             None => Ok(asked),
         }
-    }
-}
-
-struct FakeSpace {
-    fake: Fake,
-    ioas: Option<u32>,
-    _fd: OwnedFd,
-}
-
-impl Space for FakeSpace {
-    fn ioas_id(&self) -> Option<u32> {
-        self.ioas
-    }
-
-    fn map(&self, iova: u64, memory: &SharedMemory, writable: bool) -> io::Result<()> {
-        let what = format!("{iova:#x}+{:#x} {writable}", memory.len());
-        let mut script = self.fake.ask("dma_map", what)?;
-        script.mapped.push((iova, memory.len()));
-        Ok(())
-    }
-
-    fn unmap(&self, iova: u64, length: u64) -> io::Result<u64> {
-        let mut script = self.fake.ask("dma_unmap", format!("{iova:#x}+{length:#x}"))?;
-        let before = script.mapped.len();
-        script.mapped.retain(|known| *known != (iova, length));
-        Ok(if script.mapped.len() < before { length } else { 0 })
-    }
-
-    fn unmap_all(&self) -> io::Result<u64> {
-        let mut script = self.fake.ask("dma_unmap_all", String::new())?;
-        Ok(script.mapped.drain(..).map(|(_, length)| length).sum())
-    }
-
-    fn unmap_dirty(
-        &self,
-        iova: u64,
-        length: u64,
-        page: u64,
-        bits: &mut [u64],
-    ) -> io::Result<u64> {
-        drop(self.fake.ask("unmap_dirty", format!("{page:#x} {}", bits.len()))?);
-        let known = std::mem::take(&mut self.fake.script().bits);
-        bits.iter_mut().zip(known).for_each(|(bit, known)| *bit = known);
-        self.unmap(iova, length)
-    }
-
-    fn info(&self) -> io::Result<Vec<u8>> {
-        drop(self.fake.ask("space_info", String::new())?);
-        let mut bytes = Vec::new();
-        bytes.extend_from_slice([56_u32, 0b11].as_bytes());
-        bytes.extend_from_slice(0xffff_f000_u64.as_bytes());
-        bytes.extend_from_slice([24_u32, 0].as_bytes());
-        // The capability of migration: id 2, version 1, the last.
-        bytes.extend_from_slice([2_u16, 1].as_bytes());
-        bytes.extend_from_slice([0_u32, 0, 0].as_bytes());
-        bytes.extend_from_slice([0x1000_u64, 256 << 20].as_bytes());
-        Ok(bytes)
-    }
-
-    fn dirty_pages(&self, query: DirtyQuery<'_>) -> io::Result<()> {
-        let what = format!("{:#x} {:#x}+{:#x}", query.flags, query.iova, query.length);
-        let mut script = self.fake.ask("dirty_pages", what)?;
-        let known = std::mem::take(&mut script.bits);
-        let bits = query.bits.unwrap_or_default();
-        bits.iter_mut().zip(known).for_each(|(bit, known)| *bit = known);
-        Ok(())
     }
 }

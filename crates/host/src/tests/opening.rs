@@ -341,7 +341,8 @@ fn a_driver_that_hangs_while_it_opens_does_not_hang_the_command() {
     let _go_on = system.fake.hang("device");
     let place: Place = PCI.parse().unwrap();
     let deadlines = Deadlines { slow: Duration::from_millis(50), ..Default::default() };
-    let options = HostOptions { roots: system.roots(), deadlines, name: None };
+    let options =
+        HostOptions { roots: system.roots(), deadlines, ..HostOptions::default() };
     let error = Host::open_with(Arc::new(system.fake.clone()), &place, options);
     assert!(matches!(error, Err(OpenError::Unanswered { .. })));
 }

@@ -13,7 +13,7 @@ use abi::region::{DEVICE_GET_REGION_INFO, RegionInfo};
 use abi::v2::DeviceMigState;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{call, exchange, exchange_bytes, invalid, size};
+use super::{call, exchange, exchange_bytes, invalid, size, with_bits};
 
 /// The most bytes of one feature that go through [`feature`], header included.
 pub const MOST_FEATURE: usize = 64 << 10;
@@ -308,10 +308,12 @@ pub fn log_report(
     if !senseless && length.div_ceil(page) > bits.len() as u64 * 64 {
         return Err(rustix::io::Errno::INVAL.into());
     }
-    let place = bits.as_mut_ptr().expose_provenance() as u64;
-    let bitmap = if senseless { 0 } else { place };
-    let mut report = Report { iova, length, page_size: page, bitmap };
     let (feature, get) = (Feature::DMA_LOGGING_REPORT, FeatureFlags::GET);
-    // SAFETY: its structure; `bits` has room for a bit for each page of the range.
-    unsafe { framed(device, feature, get, &mut report) }
+    with_bits(bits, |place| {
+        let bitmap = if senseless { 0 } else { place };
+        let mut report = Report { iova, length, page_size: page, bitmap };
+        // SAFETY: its structure; there is room for a bit for each page of the range, and
+        // for what the kernel sets behind them.
+        unsafe { framed(device, feature, get, &mut report) }
+    })
 }

@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "ioctls that let devices reach memory")]
 
+mod mapped;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -10,7 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 use abi::feature::FeatureFlags;
 use abi::iommufd::{
-    IOAS_ALLOC, IOAS_MAP, IOAS_UNMAP, IoasAlloc, IoasMap, IoasMapFlags, IoasUnmap,
+    GetDirtyBitmapFlags, HwCapabilities, HwptAllocFlags, IOAS_ALLOC, IOAS_MAP,
+    IOAS_UNMAP, IoasAlloc, IoasMap, IoasMapFlags, IoasUnmap, IommuOption, OPTION,
 };
 use abi::type1::{
     BitmapBuffer, DirtyBitmap, DirtyBitmapGet, DmaMap, DmaMapFlags, DmaUnmap,
@@ -19,6 +22,8 @@ use abi::type1::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use self::mapped::{covered, cuts, forget, touched};
+use super::iommufd::{self, DirtyRange};
 use super::{exchange, exchange_bytes, invalid, size};
 use crate::SharedMemory;
 
@@ -37,6 +42,16 @@ const NOWHERE: u64 = 4096;
 pub struct DmaSpace {
     kind: Kind,
     mapped: Mutex<BTreeMap<u64, SharedMemory>>,
+    /// Locked behind `mapped`, never before it.
+    table: Mutex<Option<PageTable>>,
+}
+
+/// A page table that can track.
+#[derive(Clone, Copy, Debug)]
+struct PageTable {
+    id: u32,
+    /// The kernel does not tell whether it tracks, and answers queries where it does not.
+    tracks: bool,
 }
 
 #[derive(Debug)]
@@ -46,9 +61,13 @@ enum Kind {
 }
 
 impl DmaSpace {
+    /// What no page of an IOMMU is larger than, in bytes: 1 TiB, where architectures end
+    /// at 1 GiB and AMD's tables at what lies together in the machine's memory.
+    pub const LARGEST_PAGE: u64 = 1 << 40;
+
     /// That of a container. Calls fail until a group joined and type1 was set.
     pub fn container(container: OwnedFd) -> DmaSpace {
-        DmaSpace { kind: Kind::Container(container), mapped: Mutex::default() }
+        DmaSpace::of(Kind::Container(container))
     }
 
     /// A new one of `/dev/iommu`.
@@ -59,8 +78,11 @@ impl DmaSpace {
         let mut alloc = IoasAlloc { size: size::<IoasAlloc>(), flags: 0, out_ioas_id: 0 };
         // SAFETY: its structure, which points nowhere.
         unsafe { exchange(&iommu, IOAS_ALLOC, &mut alloc) }?;
-        let kind = Kind::Ioas { iommu, id: alloc.out_ioas_id };
-        Ok(DmaSpace { kind, mapped: Mutex::default() })
+        Ok(DmaSpace::of(Kind::Ioas { iommu, id: alloc.out_ioas_id }))
+    }
+
+    fn of(kind: Kind) -> DmaSpace {
+        DmaSpace { kind, mapped: Mutex::default(), table: Mutex::default() }
     }
 
     /// The number of the address space of iommufd.
@@ -69,6 +91,28 @@ impl DmaSpace {
             Kind::Container(_) => None,
             Kind::Ioas { id, .. } => Some(*id),
         }
+    }
+
+    /// Maps by the smallest pages from now on, so that a write makes no more dirty than
+    /// one of them; before anything is mapped. ENOTTY for a container, which has no such
+    /// choice.
+    ///
+    /// # Errors
+    /// The errno: EINVAL where something is mapped already.
+    pub fn use_small_pages(&self) -> io::Result<()> {
+        let Kind::Ioas { iommu, id } = &self.kind else {
+            return Err(rustix::io::Errno::NOTTY.into());
+        };
+        let mut option = IommuOption {
+            size: size::<IommuOption>(),
+            option_id: IommuOption::HUGE_PAGES,
+            op: IommuOption::SET,
+            reserved: 0,
+            object_id: *id,
+            val64: 0,
+        };
+        // SAFETY: its structure, which points nowhere.
+        unsafe { exchange(iommu, OPTION, &mut option) }.map(drop)
     }
 
     /// Lets devices reach all of `memory` at `iova`.
@@ -177,12 +221,133 @@ impl DmaSpace {
         Ok(bytes)
     }
 
-    /// Takes every mapping inside a range away, with its dirty bits: one for each `page`
-    /// bytes. `bits` is cleared before. A container's alone; ENOTTY elsewhere.
+    /// The mappings that have an address from `first` to `last`, whole, in rising order:
+    /// their first addresses and bytes.
+    pub fn mappings(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        touched(&mapped, first, last).collect()
+    }
+
+    /// Makes a page table that can track dirty pages, for a device of the iommufd by the
+    /// id that [`bind`](iommufd::bind) gave; the number to attach it to. An address space
+    /// has one at most: EEXIST. ENOTTY for a container.
     ///
     /// # Errors
-    /// The errno: EINVAL while no dirty pages are tracked, and for a page size other than
-    /// the smallest.
+    /// The errno: EOPNOTSUPP where the device's IOMMU cannot, ENOENT where it has none.
+    pub fn make_page_table(&self, device: u32) -> io::Result<u32> {
+        let Kind::Ioas { iommu, id } = &self.kind else {
+            return Err(rustix::io::Errno::NOTTY.into());
+        };
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.is_some() {
+            return Err(rustix::io::Errno::EXIST.into());
+        }
+        let can = iommufd::capabilities(iommu, device)?;
+        if !can.contains(HwCapabilities::DIRTY_TRACKING) {
+            return Err(rustix::io::Errno::OPNOTSUPP.into());
+        }
+        let flags = HwptAllocFlags::DIRTY_TRACKING;
+        let made = iommufd::page_table(iommu, device, *id, flags)?;
+        *table = Some(PageTable { id: made, tracks: false });
+        Ok(made)
+    }
+
+    /// The page table that can track, where one was made.
+    pub fn page_table(&self) -> Option<u32> {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.map(|table| table.id)
+    }
+
+    /// Takes the page table away that nothing is attached to.
+    ///
+    /// # Errors
+    /// The errno: EBUSY while a device is attached to it, ENOENT where there is none.
+    pub fn drop_page_table(&self) -> io::Result<()> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let (iommu, id) = self.tracker(&table)?;
+        iommufd::destroy(iommu, id)?;
+        *table = None;
+        Ok(())
+    }
+
+    /// Starts to track, which forgets all that was noted before, or stops. ENOENT without
+    /// a page table that can.
+    ///
+    /// # Errors
+    /// The errno. Whether it tracks is not known then, and [`DmaSpace::dirty`] says
+    /// EINVAL until a start succeeds.
+    pub fn set_tracking(&self, on: bool) -> io::Result<()> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let (iommu, id) = self.tracker(&table)?;
+        *table = Some(PageTable { id, tracks: false });
+        iommufd::set_dirty_tracking(iommu, id, on)?;
+        *table = Some(PageTable { id, tracks: on });
+        Ok(())
+    }
+
+    /// What was written in a range, a bit for each `page` bytes, and forgets it, or keeps
+    /// it noted (`keep`). `bits` is cleared before. For a page table; a container has
+    /// [`DmaSpace::dirty_pages`].
+    ///
+    /// # Errors
+    /// The errno: EINVAL, as a container says it, for a range that cuts a mapping in two
+    /// (but at a multiple of [`DmaSpace::LARGEST_PAGE`], where no page of an IOMMU is
+    /// cut), and while it does not track; ENOENT where a part of the range is not mapped,
+    /// and where there is no page table. To all of these the kernel would say that
+    /// nothing was written.
+    pub fn dirty(
+        &self,
+        asked: DirtyRange,
+        keep: bool,
+        bits: &mut [u64],
+    ) -> io::Result<()> {
+        // No mapping comes or goes before the answer is there.
+        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        self.dirty_of(&mapped, asked, keep, bits)
+    }
+
+    fn dirty_of(
+        &self,
+        mapped: &BTreeMap<u64, SharedMemory>,
+        asked: DirtyRange,
+        keep: bool,
+        bits: &mut [u64],
+    ) -> io::Result<()> {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let (iommu, id) = self.tracker(&table)?;
+        if !table.is_some_and(|table| table.tracks) {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
+        if !covered(mapped, asked.iova, asked.length) {
+            return Err(rustix::io::Errno::NOENT.into());
+        }
+        // What is mapped was added to without an overflow.
+        let ends = [asked.iova, asked.iova.wrapping_add(asked.length)];
+        if ends.iter().any(|end| cuts(mapped, *end)) {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
+        let mut flags = GetDirtyBitmapFlags::empty();
+        flags.set(GetDirtyBitmapFlags::NO_CLEAR, keep);
+        iommufd::dirty_bitmap(iommu, id, asked, flags, bits)
+    }
+
+    fn tracker(&self, table: &Option<PageTable>) -> io::Result<(&OwnedFd, u32)> {
+        match (&self.kind, table) {
+            (Kind::Ioas { iommu, .. }, Some(table)) => Ok((iommu, table.id)),
+            _ => Err(rustix::io::Errno::NOENT.into()),
+        }
+    }
+
+    /// Takes every mapping inside a range away, with its dirty bits: one for each `page`
+    /// bytes. `bits` is cleared before.
+    ///
+    /// A container gives them at the moment of the unmap. An iommufd has no such call:
+    /// they are read right before, without being forgotten, so that a refusal loses none.
+    ///
+    /// # Errors
+    /// The errno: EINVAL while no dirty pages are tracked, for a page size other than the
+    /// smallest (a container), and for a range that cuts a mapping in two; ENOTTY for an
+    /// iommufd without a page table that tracks.
     pub fn unmap_dirty(
         &self,
         iova: u64,
@@ -191,7 +356,7 @@ impl DmaSpace {
         bits: &mut [u64],
     ) -> io::Result<u64> {
         let Kind::Container(fd) = &self.kind else {
-            return Err(rustix::io::Errno::NOTTY.into());
+            return self.read_and_unmap(DirtyRange { iova, length, page }, bits);
         };
         bits.fill(0);
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
@@ -208,6 +373,24 @@ impl DmaSpace {
         unsafe { exchange(fd, IOMMU_UNMAP_DMA, &mut unmap) }?;
         forget(&mut mapped, iova, length);
         Ok(unmap.unmap.size)
+    }
+
+    fn read_and_unmap(&self, asked: DirtyRange, bits: &mut [u64]) -> io::Result<u64> {
+        let Kind::Ioas { iommu, id } = &self.kind else {
+            return Err(rustix::io::Errno::NOTTY.into());
+        };
+        if self.page_table().is_none() {
+            return Err(rustix::io::Errno::NOTTY.into());
+        }
+        let DirtyRange { iova, length, .. } = asked;
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        self.dirty_of(&mapped, asked, true, bits)?;
+        let mut unmap =
+            IoasUnmap { size: size::<IoasUnmap>(), ioas_id: *id, iova, length };
+        // SAFETY: its structure, which points nowhere.
+        unsafe { exchange(iommu, IOAS_UNMAP, &mut unmap) }?;
+        forget(&mut mapped, iova, length);
+        Ok(unmap.length)
     }
 
     /// `VFIO_IOMMU_GET_INFO`: a [`Type1Info`] and its capabilities, as the kernel wrote
@@ -337,15 +520,6 @@ fn buffer(page: u64, bits: &mut [u64]) -> BitmapBuffer {
     }
 }
 
-/// Lets go of the memory inside a range that the kernel let go of.
-fn forget(mapped: &mut BTreeMap<u64, SharedMemory>, iova: u64, length: u64) {
-    let last = iova.saturating_add(length.saturating_sub(1));
-    mapped.retain(|start, memory| {
-        let end = start.saturating_add(memory.len() - 1);
-        *start < iova || end > last
-    });
-}
-
 impl AsFd for DmaSpace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.kind {
@@ -366,25 +540,5 @@ impl Drop for DmaSpace {
                 drop(ManuallyDrop::into_inner(memory));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_that_a_device_still_reaches_is_not_let_go_of() {
-        let memory = SharedMemory::create("test", 8 * 4096).unwrap();
-        let page = |n: u64| (n * 0x1000, memory.slice(n * 0x1000, 0x1000).unwrap());
-        let mut mapped: BTreeMap<u64, SharedMemory> = (0..8).map(page).collect();
-        // The last page is cut in two: the kernel refuses that, or leaves it mapped.
-        forget(&mut mapped, 0x2000, 0x3800);
-        let left: Vec<u64> = mapped.keys().map(|iova| iova >> 12).collect();
-        assert_eq!(left, [0, 1, 5, 6, 7]);
-        forget(&mut mapped, 0x7000, u64::MAX);
-        assert_eq!(mapped.len(), 4);
-        forget(&mut mapped, 0, u64::MAX);
-        assert!(mapped.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use abi::vfio_user::{DirtyBitmap, DmaMap, DmaMapFlags, DmaUnmap, DmaUnmapFlags};
 use control::{DmaTarget, TransportError};
 use dirty::{IovaRange, PageSize};
 use sys::SharedMemory;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::Client;
 use super::line::{ECHO, Sink};
@@ -168,8 +168,8 @@ impl Client {
         };
         let wanted = DirtyBitmap { pgsize: page.bytes(), size: bytes };
         let request = Request::DmaUnmapDirty(unmap, wanted);
-        let mut bits = vec![0; bytes as usize];
-        let mut sink = Sink { fixed, data: &mut bits };
+        let mut bits = vec![0_u64; words as usize];
+        let mut sink = Sink { fixed, data: bits.as_mut_bytes() };
         let deadline = inner.options.call_deadline;
         let answer = inner.line.call(OPERATION, &request, &[], &mut sink, deadline)?;
         // It did unmap, whatever it says of the bits.
@@ -177,12 +177,12 @@ impl Client {
         self.dma_is_over(OPERATION)?;
         let found = answer.fixed.get(size_of::<DmaUnmap>()..);
         let found = found.and_then(|rest| DirtyBitmap::read_from_bytes(rest).ok());
-        if found != Some(wanted) || answer.data != bits.len() {
+        if found != Some(wanted) || answer.data as u64 != bytes {
             // The caller takes it all for dirty; the server may be listened to.
             let what = "not the bitmap that was asked for".to_owned();
             return Err(TransportError::Broken { operation: OPERATION, what });
         }
-        let (words, _) = bits.as_chunks::<8>();
-        Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
+        bits.iter_mut().for_each(|word| *word = u64::from_le(*word));
+        Ok(bits)
     }
 }

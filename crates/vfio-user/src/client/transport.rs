@@ -74,18 +74,32 @@ impl Client {
         most: usize,
         deadline: Duration,
     ) -> Result<Vec<u8>, TransportError> {
+        let mut sink = Sink { fixed: FeatureHeader::SIZE + most, data: &mut [] };
+        let answer =
+            self.feature_through(operation, header, input, &mut sink, deadline)?;
+        let mut data = answer.fixed;
+        data.drain(..FeatureHeader::SIZE.min(data.len()));
+        Ok(data)
+    }
+
+    /// The same, by way of a sink. The answer begins with the feature's header, or there
+    /// is nothing at all.
+    fn feature_through(
+        &self,
+        operation: &'static str,
+        header: FeatureHeader,
+        input: &[u8],
+        sink: &mut Sink<'_>,
+        deadline: Duration,
+    ) -> Result<Answer, TransportError> {
         self.check_agreed(operation, header.feature())?;
         let request = Request::Feature(header, input);
-        let most = FeatureHeader::SIZE + most;
-        let mut answer = self.small_within(operation, &request, most, deadline)?;
+        let answer = self.inner.line.call(operation, &request, &[], sink, deadline)?;
         match FeatureHeader::read_from_prefix(&answer.fixed) {
-            Ok((reply, _)) if reply.feature() == header.feature() => {
-                answer.fixed.drain(..FeatureHeader::SIZE);
-                Ok(answer.fixed)
-            }
+            Ok((reply, _)) if reply.feature() == header.feature() => Ok(answer),
             // A header says that it was done. Where something was asked for, that there
             // is nothing is for the caller to judge.
-            Err(_) if answer.fixed.is_empty() => Ok(Vec::new()),
+            Err(_) if answer.fixed.is_empty() => Ok(answer),
             _ => Err(self.broken(operation, "not this feature's answer")),
         }
     }
@@ -170,7 +184,8 @@ impl Transport for Client {
         from: &[u8],
     ) -> Result<(), TransportError> {
         // A change of state, and so as slow as one.
-        self.write_region(index, offset, from, self.inner.options.state_deadline)
+        self.write_region(index, offset, from, self.inner.options.state_deadline)?;
+        self.dma_is_over("set the migration state")
     }
 
     fn region_write_posted(
@@ -216,6 +231,22 @@ impl Transport for Client {
         self.feature("get a feature", header, input, most, deadline)
     }
 
+    fn feature_get_into(
+        &self,
+        feature: Feature,
+        input: &[u8],
+        into: &mut [u8],
+    ) -> Result<usize, TransportError> {
+        const OPERATION: &str = "get a feature";
+        let most = into.len().min(self.inner.agreed.max_data.max(SMALL));
+        let header = FeatureHeader::new(feature, FeatureFlags::GET, most as u32);
+        let mut sink = Sink { fixed: FeatureHeader::SIZE, data: &mut into[..most] };
+        let deadline = self.inner.options.call_deadline;
+        let answer =
+            self.feature_through(OPERATION, header, input, &mut sink, deadline)?;
+        Ok(answer.data)
+    }
+
     fn feature_set(
         &self,
         feature: Feature,
@@ -249,6 +280,7 @@ impl Transport for Client {
             FeatureHeader::new(Feature::MIG_DEVICE_STATE, FeatureFlags::SET, size as u32);
         let deadline = self.inner.options.state_deadline;
         self.feature(OPERATION, header, payload.as_bytes(), size, deadline)?;
+        self.dma_is_over(OPERATION)?;
         if let Some(direction) = due {
             return Ok(Some(Box::new(Session::new(self.clone(), direction))));
         }

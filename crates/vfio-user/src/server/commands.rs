@@ -11,7 +11,7 @@ use sys::Interest;
 
 use super::disconnect::DisconnectReason;
 use super::line::{Incoming, MAX_FDS};
-use super::peer::{Agreed, AskedBy, Deferred, Peer, Socket};
+use super::peer::{Agreed, AskedBy, Buffers, Deferred, Peer, Socket};
 use super::{Server, TWIN, features};
 use crate::codec::{Capabilities, Kind, Migration, Reply, Request, TwinSocket, Version};
 use crate::codec::{VersionError, kind};
@@ -77,14 +77,14 @@ impl Server {
         body: &[u8],
         fds: Vec<OwnedFd>,
     ) -> Result<(), DisconnectReason> {
-        let mut data = std::mem::take(&mut peer.data);
-        if data.is_empty() {
-            data = peer.main.spare();
+        let mut buffers = std::mem::take(&mut peer.buffers);
+        if buffers.data.is_empty() {
+            buffers.data = peer.main.spare();
         }
         let mut reply_fd = None;
         let served = match Request::parse(asked.command, body) {
             Ok(request) => {
-                self.carry_out(peer, asked, request, fds, &mut data, &mut reply_fd)
+                self.carry_out(peer, asked, request, fds, &mut buffers, &mut reply_fd)
             }
             Err(_) => Err(Errno::EINVAL),
         };
@@ -103,10 +103,11 @@ impl Server {
                         drop(message);
                         // The buffer waits instead of a copy, unless most of it is not
                         // needed: many could wait so.
+                        let data = &mut buffers.data;
                         let tail = if len < data.capacity() / 2 {
                             data[..len].to_vec()
                         } else {
-                            std::mem::take(&mut data)
+                            std::mem::take(data)
                         };
                         peer.main.keep(head, tail, len, &[], sent)
                     }
@@ -119,7 +120,7 @@ impl Server {
             }
             Err(errno) => self.refuse(peer, asked, errno),
         };
-        peer.data = data;
+        peer.buffers = buffers;
         result
     }
 
@@ -145,9 +146,10 @@ impl Server {
         asked: Asked,
         request: Request<'a>,
         fds: Vec<OwnedFd>,
-        data: &'a mut Vec<u8>,
+        buffers: &'a mut Buffers,
         reply_fd: &mut Option<OwnedFd>,
     ) -> Result<Served<'a>, Errno> {
+        let Buffers { data, words } = buffers;
         let agreed = match (peer.agreed, &request) {
             (None, Request::Version(version)) => {
                 let reply = self.version(peer, asked, version, data, reply_fd)?;
@@ -160,7 +162,7 @@ impl Server {
             Request::DmaMap(map) => self.dma_map(agreed, map, fds)?,
             Request::DmaUnmap(unmap) => self.dma_unmap(unmap)?,
             Request::DmaUnmapDirty(unmap, wanted) => {
-                self.dma_unmap_dirty(agreed, unmap, wanted, data)?
+                self.dma_unmap_dirty(agreed, unmap, wanted, words)?
             }
             Request::DeviceInfo(info) => self.device_info(info)?,
             Request::RegionInfo(info) => self.region_info(agreed, info, reply_fd)?,
@@ -180,7 +182,14 @@ impl Server {
                 Reply::Done
             }
             Request::Feature(header, bytes) => {
-                return features::feature(self, peer, asked, header, bytes, data);
+                return features::feature(
+                    self,
+                    peer,
+                    asked,
+                    (header, bytes),
+                    data,
+                    words,
+                );
             }
             Request::MigDataRead(wanted) => {
                 return self.data_read(agreed, wanted, data);

@@ -9,6 +9,7 @@ use abi::vfio_user::{DirtyBitmap, DmaMap, DmaMapFlags, DmaUnmap, DmaUnmapFlags};
 use device::{DmaTarget, DmaWindow};
 use dirty::IovaRange;
 use sys::SharedMemory;
+use zerocopy::IntoBytes;
 
 use super::Server;
 use super::commands::errno_of;
@@ -80,7 +81,7 @@ impl Server {
         agreed: Agreed,
         unmap: DmaUnmap,
         wanted: DirtyBitmap,
-        data: &'a mut Vec<u8>,
+        words: &'a mut Vec<u64>,
     ) -> Result<Reply<'a>, Errno> {
         let only = DmaUnmapFlags::GET_DIRTY_BITMAP.bits();
         let room = (unmap.argsz as usize).checked_sub(DIRTY_FIXED);
@@ -89,18 +90,23 @@ impl Server {
         };
         let range = IovaRange::new(unmap.addr, unmap.size).map_err(|_| Errno::EINVAL)?;
         let bytes = (room as u64).min(wanted.size).min(agreed.bitmap);
-        let words =
-            self.runner.unmap_dirty(range, wanted.pgsize, (bytes / 8) as usize).map_err(
-                |errno| if errno == Errno::E2BIG { Errno::EINVAL } else { errno },
-            )?;
-        data.clear();
-        for word in words {
-            data.extend(word.to_le_bytes());
-        }
-        let argsz = (DIRTY_FIXED + data.len()) as u32;
-        let found = DirtyBitmap { pgsize: wanted.pgsize, size: data.len() as u64 };
-        Ok(Reply::DmaUnmapDirty(DmaUnmap { argsz, ..unmap }, found, data))
+        words.clear();
+        self.runner
+            .unmap_dirty(range, wanted.pgsize, (bytes / 8) as usize, words)
+            .map_err(|errno| if errno == Errno::E2BIG { Errno::EINVAL } else { errno })?;
+        let bits = as_sent(words);
+        let argsz = (DIRTY_FIXED + bits.len()) as u32;
+        let found = DirtyBitmap { pgsize: wanted.pgsize, size: bits.len() as u64 };
+        Ok(Reply::DmaUnmapDirty(DmaUnmap { argsz, ..unmap }, found, bits))
     }
+}
+
+/// The words of a bitmap as a message has them, little-endian, in their own place.
+pub(super) fn as_sent(words: &mut [u64]) -> &[u8] {
+    if cfg!(target_endian = "big") {
+        words.iter_mut().for_each(|word| *word = word.to_le());
+    }
+    words.as_bytes()
 }
 
 /// Memory behind a file that cannot be mapped (`/proc/PID/mem`): it is read and written.

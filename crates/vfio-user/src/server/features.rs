@@ -13,19 +13,24 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Server;
 use super::commands::{Asked, Served};
+use super::dma::as_sent;
 use super::peer::{AskedBy, Deferred, Peer};
-use crate::codec::{DigestPart, Reply, encode_digest, parse_log_report, parse_log_start};
+use crate::codec::{DigestPart, Reply, encode_digest, parse_log_start};
 
 const HEADER: u32 = FeatureHeader::SIZE as u32;
 
-/// Serves one feature call. Answers are built in `data`.
+/// Words of a report before its bits.
+const FIELDS: usize = size_of::<LoggingReport>() / size_of::<u64>();
+
+/// Serves one feature call. Answers are built in `data`, and those with a bitmap in
+/// `words`.
 pub(super) fn feature<'a>(
     server: &mut Server,
     peer: &mut Peer,
     asked: Asked,
-    header: FeatureHeader,
-    input: &[u8],
+    (header, input): (FeatureHeader, &[u8]),
     data: &'a mut Vec<u8>,
+    words: &'a mut Vec<u64>,
 ) -> Result<Served<'a>, Errno> {
     let (feature, operation) = (header.feature(), header.operation());
     let both = FeatureFlags::GET | FeatureFlags::SET;
@@ -52,6 +57,9 @@ pub(super) fn feature<'a>(
         return Err(Errno::EINVAL);
     }
     let call = Call { server, peer, most };
+    if operation.contains(FeatureFlags::GET) && feature == Feature::DMA_LOGGING_REPORT {
+        return Ok(reply(header, call.log_report(input, words)?));
+    }
     if operation.contains(FeatureFlags::GET) {
         call.get(feature, input, data)?;
         return Ok(reply(header, data));
@@ -158,7 +166,6 @@ impl Call<'_> {
             Feature::MIG_DATA_SIZE => {
                 data.extend(runner.stop_copy_bytes().to_ne_bytes());
             }
-            Feature::DMA_LOGGING_REPORT => return self.log_report(input, data),
             Feature::VFIO_MIGRATE_PRECOPY_INFO => {
                 if !matches!(runner.state(), State::PreCopy | State::PreCopyP2p) {
                     return Err(Errno::EINVAL);
@@ -232,26 +239,29 @@ impl Call<'_> {
         Ok(Moved::Done(None))
     }
 
-    fn log_report(self, input: &[u8], data: &mut Vec<u8>) -> Result<(), Errno> {
-        let (report, _) = parse_log_report(input).map_err(|_| Errno::EINVAL)?;
+    /// The fields of the question and the bits, which together are whole words: the log
+    /// writes them where they are sent from.
+    fn log_report<'a>(
+        self,
+        input: &[u8],
+        words: &'a mut Vec<u64>,
+    ) -> Result<&'a [u8], Errno> {
+        let (report, _) =
+            LoggingReport::read_from_prefix(input).map_err(|_| Errno::EINVAL)?;
         let limit = self.most.min(self.server.options.max_data_xfer_size);
         let room = limit.saturating_sub(size_of::<LoggingReport>()) / size_of::<u64>();
-        let words = self.server.runner.log_report(
-            report.iova,
-            report.length,
-            report.page_size,
-            room,
-        );
+        let LoggingReport { iova, length, page_size } = report;
+        words.clear();
+        words.extend([iova, length, page_size]);
+        let told =
+            self.server.runner.log_report_into(iova, length, page_size, room, words);
         // What does not fit is a matter of argsz here.
-        let words = words.map_err(|errno| match errno {
+        told.map_err(|errno| match errno {
             Errno::E2BIG => Errno::EINVAL,
             other => other,
         })?;
-        data.extend_from_slice(report.as_bytes());
-        for word in words {
-            data.extend(word.to_le_bytes());
-        }
-        Ok(())
+        as_sent(&mut words[FIELDS..]);
+        Ok(words.as_bytes())
     }
 
     fn digest(self, input: &[u8], data: &mut Vec<u8>) -> Result<(), Errno> {

@@ -64,12 +64,19 @@ pub(super) struct Peer {
     /// Our own messages that were not answered yet.
     requests: BTreeMap<u16, Asked>,
     next_id: u16,
-    /// As long as the longest answer so far, and reused.
-    pub(super) data: Vec<u8>,
+    pub(super) buffers: Buffers,
     /// A digest that is being read in parts.
     pub(super) digest: Vec<u8>,
     /// Whether feature 12 was set: the flags of pre-copy information mean something.
     pub(super) precopy_flags: bool,
+}
+
+/// What answers are built in: as long as the longest so far, and reused.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    pub(super) data: Vec<u8>,
+    /// For answers with a bitmap, which are words as a whole.
+    pub(super) words: Vec<u64>,
 }
 
 /// A message of ours: what the model knows it by, and what it asked for.
@@ -111,7 +118,7 @@ impl Peer {
             deferred: None,
             requests: BTreeMap::new(),
             next_id: 0,
-            data: Vec::new(),
+            buffers: Buffers::default(),
             digest: Vec::new(),
             precopy_flags: false,
         }

@@ -16,10 +16,10 @@ use super::text;
 use crate::bench::row::{Reach, Row, Runs};
 
 /// Bytes of guest memory.
-const MEMORY: u64 = 1 << 40;
+pub(super) const MEMORY: u64 = 1 << 40;
 
 /// Words of the bitmap.
-const WORDS: usize = (MEMORY >> 12 >> 6) as usize;
+pub(super) const WORDS: usize = (MEMORY >> 12 >> 6) as usize;
 
 /// One page in a thousand is dirty.
 pub(super) fn measure_sparse(runs: Runs) -> Result<Row, String> {
@@ -95,15 +95,21 @@ fn words(per_mille: u64) -> Vec<u64> {
     if per_mille == 1000 {
         return vec![u64::MAX; WORDS];
     }
-    let mut state = 1_u64;
     let mut words = vec![0; WORDS];
-    for _ in 0..WORDS as u64 * 64 * per_mille / 1000 {
-        // A counter through the mixer of `SplitMix64`.
+    for page in pages(1, WORDS as u64 * 64 * per_mille / 1000) {
+        words[page as usize / 64] |= 1_u64 << (page % 64);
+    }
+    words
+}
+
+/// So many pages of the guest, drawn at random: the same ones for the same seed.
+pub(super) fn pages(seed: u64, count: u64) -> impl Iterator<Item = u64> {
+    // A counter through the mixer of `SplitMix64`.
+    let mut state = seed;
+    (0..count).map(move |_| {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let page = (mixed ^ (mixed >> 31)) as usize % (WORDS * 64);
-        words[page / 64] |= 1_u64 << (page % 64);
-    }
-    words
+        (mixed ^ (mixed >> 31)) % (WORDS as u64 * 64)
+    })
 }

@@ -8,8 +8,8 @@ use control::{DmaLog, DmaTarget, PciConfig, Transport};
 use dirty::{IovaRange, PageSize};
 use engine::{Machine, Slot};
 use port::{
-    DirtySource, DmaMap, Gpa, GuestMemory, Mapping, MemoryError, MemoryRegion, Vcpus,
-    VmmError,
+    DirtySource, DmaMap, Gpa, GuestMemory, Mapping, Mappings, MemoryError, MemoryRegion,
+    Vcpus, VmmError,
 };
 use sys::SharedMemory;
 use vfio_user::{Client, ClientOptions, NoDma};
@@ -113,9 +113,10 @@ impl GuestMemory for Ram {
 struct Identity(Arc<Ram>);
 
 impl DmaMap for Identity {
-    fn mappings(&self) -> Vec<Mapping> {
+    fn mappings(&self) -> Mappings {
         let all = IovaRange::new(0, self.0.memory.len());
-        all.map(|iova| Mapping { iova, gpa: Gpa(0) }).into_iter().collect()
+        let all = all.map(|iova| Mapping { iova, gpa: Gpa(0) });
+        Mappings::new(all.into_iter().collect(), 0)
     }
 
     fn virtual_iommu(&self) -> bool {

@@ -141,6 +141,16 @@ impl Heat {
             escaped(words.said)
         )?;
         self.cells(svg)?;
+        if self.is_empty() {
+            // An empty map might be taken for a broken one.
+            writeln!(
+                svg,
+                "<text x=\"{}\" y=\"{}\" font-size=\"16\" text-anchor=\"middle\" \
+                 fill=\"#777\">nothing was written here in this time</text>",
+                left + map_width / 2.0,
+                top + map_height / 2.0
+            )?;
+        }
         self.addresses(svg)?;
         self.times(svg)?;
         self.legend(svg, words.interval)?;
@@ -149,6 +159,11 @@ impl Heat {
             "<rect x=\"{left}\" y=\"{top}\" width=\"{map_width}\" \
              height=\"{map_height}\" fill=\"none\" stroke=\"#222\"/>\n</svg>"
         )
+    }
+
+    /// Whether nothing was written anywhere.
+    fn is_empty(&self) -> bool {
+        self.columns.iter().all(|column| column.bytes.iter().all(|bytes| *bytes == 0))
     }
 
     /// How long it went on, in seconds.
@@ -391,6 +406,18 @@ mod tests {
         assert_eq!(level(50, 100), 7);
         assert_eq!(level(51, 100), 8);
         assert_eq!(level(100, 100), 8);
+    }
+
+    #[test]
+    fn a_device_that_writes_nothing_is_not_a_broken_picture() {
+        let said = "nothing was written";
+        let words = Words { device: "a", interval: Duration::from_secs(1), said: "" };
+        let mut heat = Heat::new(range(0, 1 << 20), 2);
+        let second = Duration::from_secs(1);
+        heat.add(Duration::ZERO, second, [].into_iter());
+        assert!(heat.svg(&words).contains(said));
+        heat.add(second, 2 * second, [range(4096, 4096)].into_iter());
+        assert!(!heat.svg(&words).contains(said));
     }
 
     #[test]
