@@ -88,6 +88,9 @@ _vfio__migrate() {
             vfio__migrate__subcmd__guest__subcmd__ctl,quit)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__quit"
                 ;;
+            vfio__migrate__subcmd__guest__subcmd__ctl,receive)
+                cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__receive"
+                ;;
             vfio__migrate__subcmd__guest__subcmd__ctl,resume)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__resume"
                 ;;
@@ -114,6 +117,9 @@ _vfio__migrate() {
                 ;;
             vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help,quit)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__quit"
+                ;;
+            vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help,receive)
+                cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__receive"
                 ;;
             vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help,resume)
                 cmd="vfio__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__resume"
@@ -150,6 +156,9 @@ _vfio__migrate() {
                 ;;
             vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl,quit)
                 cmd="vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__quit"
+                ;;
+            vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl,receive)
+                cmd="vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__receive"
                 ;;
             vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl,resume)
                 cmd="vfio__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__resume"
@@ -228,6 +237,9 @@ _vfio__migrate() {
                 ;;
             vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl,quit)
                 cmd="vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__quit"
+                ;;
+            vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl,receive)
+                cmd="vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__receive"
                 ;;
             vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl,resume)
                 cmd="vfio__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__resume"
@@ -328,7 +340,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__demo)
-            opts="-v -h -V --model --matrix --devices --ports --capabilities --generation --guest-memory --device-memory --dirty-rate --dma-rate --p2p --vcpus --downtime-limit --max-time --on-timeout --channels --rate --inject --json --verbose --log --help --version"
+            opts="-v -h -V --model --matrix --repeat --devices --ports --capabilities --generation --guest-memory --device-memory --dirty-rate --dma-rate --p2p --vcpus --interrupts --downtime-limit --max-time --on-timeout --channels --rate --inject --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -336,6 +348,10 @@ _vfio__migrate() {
             case "${prev}" in
                 --model)
                     COMPREPLY=($(compgen -W "accel uart" -- "${cur}"))
+                    return 0
+                    ;;
+                --repeat)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --devices)
@@ -372,6 +388,10 @@ _vfio__migrate() {
                     ;;
                 --vcpus)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interrupts)
+                    COMPREPLY=($(compgen -W "intx msi msix" -- "${cur}"))
                     return 0
                     ;;
                 --downtime-limit)
@@ -470,7 +490,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl)
-            opts="-v -h -V --json --verbose --log --help --version status migrate snapshot cancel set-rate pause resume quit help"
+            opts="-v -h -V --json --verbose --log --help --version status migrate snapshot receive cancel set-rate pause resume quit help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -506,7 +526,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__help)
-            opts="status migrate snapshot cancel set-rate pause resume quit help"
+            opts="status migrate snapshot receive cancel set-rate pause resume quit help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -576,6 +596,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__quit)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__help__subcmd__receive)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -723,6 +757,28 @@ _vfio__migrate() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__receive)
+            opts="-v -h -V --from --json --verbose --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__ctl__subcmd__resume)
             opts="-v -h -V --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -810,7 +866,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__help__subcmd__ctl)
-            opts="status migrate snapshot cancel set-rate pause resume quit"
+            opts="status migrate snapshot receive cancel set-rate pause resume quit"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -866,6 +922,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__quit)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__guest__subcmd__help__subcmd__ctl__subcmd__receive)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -978,7 +1048,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__receive)
-            opts="-v -h -V --from --memory --device --control --vcpus --dirty-rate --dma-rate --p2p --seed --digests --json --verbose --log --help --version"
+            opts="-v -h -V --from --memory --device --control --vcpus --dirty-rate --dma-rate --p2p --seed --digests --hold --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1032,7 +1102,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__guest__subcmd__run)
-            opts="-v -h -V --memory --device --control --vcpus --dirty-rate --dma-rate --p2p --seed --digests --from --paused --hold --inject --json --verbose --log --help --version"
+            opts="-v -h -V --memory --device --control --vcpus --dirty-rate --dma-rate --p2p --seed --digests --from --paused --hold --inject --interrupts --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1076,6 +1146,10 @@ _vfio__migrate() {
                     ;;
                 --inject)
                     COMPREPLY=($(compgen -W "page device dirty-bit interrupt p2p-late" -- "${cur}"))
+                    return 0
+                    ;;
+                --interrupts)
+                    COMPREPLY=($(compgen -W "intx msi msix" -- "${cur}"))
                     return 0
                     ;;
                 --log)
@@ -1188,7 +1262,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help__subcmd__guest__subcmd__ctl)
-            opts="status migrate snapshot cancel set-rate pause resume quit"
+            opts="status migrate snapshot receive cancel set-rate pause resume quit"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1244,6 +1318,20 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__quit)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        vfio__subcmd__migrate__subcmd__help__subcmd__guest__subcmd__ctl__subcmd__receive)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 5 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1594,7 +1682,7 @@ _vfio__migrate() {
             return 0
             ;;
         vfio__subcmd__migrate__subcmd__serve)
-            opts="-v -h -V --model --generation --data-section --socket --capabilities --ports --memory --mapped-window --firmware --reset-on-disconnect --name --json --verbose --log --help --version"
+            opts="-v -h -V --model --generation --data-section --socket --capabilities --ports --memory --mapped-window --firmware --vectors --msi --bars --reset-on-disconnect --name --json --verbose --log --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1634,6 +1722,18 @@ _vfio__migrate() {
                     ;;
                 --firmware)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --vectors)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --msi)
+                    COMPREPLY=($(compgen -W "none 32 32-masks 64 64-masks" -- "${cur}"))
+                    return 0
+                    ;;
+                --bars)
+                    COMPREPLY=($(compgen -W "registers-first memory-first" -- "${cur}"))
                     return 0
                     ;;
                 --name)

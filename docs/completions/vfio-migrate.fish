@@ -46,22 +46,26 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "states" -
 complete -c vfio-migrate -n "__fish_vfio_migrate_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l model -d 'The model of the devices' -r -f -a "accel\t'An accelerator: memory of its own, DMA, interrupts, writes to its peers'
 uart\t'A card with one or two serial ports (16550), as the kernel\'s mtty sample'"
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l repeat -d 'Migrate so many times, there and back again in the same two guest processes; each is checked, and the first that is not verified ends it. With --json every report is a line, and the last line is what they all come to' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l devices -d 'Devices of the guest, 1 to 8 [default: 2] [in the matrix: 1]' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l ports -d 'Ports of each uart' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l capabilities -d 'The devices\' migration capabilities: 1 stop-copy, 3 and P2P, 5 and pre-copy, 7 all' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l generation -d 'The generation of the devices\' migration interface, v2, v1 or rfc2018, or that of the source\'s and the destination\'s: SOURCE:DESTINATION' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l guest-memory -d 'Guest memory [default: 512M] [in the matrix: 16M]' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l device-memory -d 'Memory of each accelerator, a power of two from 16M to 16G [default: 64M] [in the matrix: 16M]' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l guest-memory -d 'Guest memory [default: 512M] [with --repeat: 128M] [in the matrix: 16M]' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l device-memory -d 'Memory of each accelerator, a power of two from 16M to 16G [default: 64M] [with --repeat: 32M] [in the matrix: 16M]' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dirty-rate -d 'How much memory the guest rewrites a second' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dma-rate -d 'How much each accelerator copies a second; 0 leaves devices of any model idle' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l vcpus -d 'vCPUs of the guest' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l interrupts -d 'How the devices interrupt the guest [default: the best way that each one has]' -r -f -a "intx\t''
+msi\t''
+msix\t''"
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l downtime-limit -d 'Stop the guest when that takes at most so many milliseconds' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l max-time -d 'How many seconds pre-copy may take' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l on-timeout -d 'After that time: give up with the source running, or stop the guest all the same' -r -f -a "fail\t'Give up; the source runs on'
 switch\t'Stop the guest all the same'"
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l channels -d 'Data connections' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l rate -d 'The most that all data connections together send in a second [default: no limit]' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l inject -d 'Break one thing, which the check must then find (exit status 1): a byte of a page, before it is checksummed for the stream; a byte that a device holds, before or in its save; a dirty bit, forgotten; a pending interrupt, dropped; or let one peer write through after its target stopped (implies --p2p)' -r -f -a "page\t''
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l inject -d 'Break one thing, which the check must then find (exit status 1): a byte of a page, before it is checksummed for the stream; a byte that a device holds, before or in its save; a dirty bit, forgotten; interrupts that wait, dropped; or let one peer write through after its target stopped (implies --p2p). With --repeat, in the first migration' -r -f -a "page\t''
 device\t''
 dirty-bit\t''
 interrupt\t''
@@ -87,6 +91,14 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l port
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l memory -d 'The accelerator\'s own memory, a power of two from 16M to 16G' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l mapped-window -d 'The part of that memory which clients map; it always goes in stop-copy' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l firmware -d 'The part behind the window that holds firmware (a pattern) from the start and after a reset; it is saved like everything else' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l vectors -d 'How many vectors the accelerator has, by MSI-X and, up to the next power of two, by MSI' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l msi -d 'What MSI the accelerator has, with addresses of 32 or 64 bits' -r -f -a "none\t'None, only INTx and MSI-X'
+32\t'Addresses of 32 bits'
+32-masks\t'Addresses of 32 bits, and a mask for each vector'
+64\t'Addresses of 64 bits'
+64-masks\t'Addresses of 64 bits, and a mask for each vector'"
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l bars -d 'Which BARs of the accelerator are what: for a destination that has to be refused, since whoever drives one expects the registers first' -r -f -a "registers-first\t'Registers in BAR0, memory in BAR2 and BAR3'
+memory-first\t'Memory in BAR0 and BAR1, registers in BAR2'"
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l name -d 'What to call the device in the log [default: the socket\'s file name]' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l log -d 'Write the log to this file instead of standard error, with every state change' -r -F
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand serve" -l reset-on-disconnect -d 'Reset the device whenever its client goes away'
@@ -117,6 +129,9 @@ device\t''
 dirty-bit\t''
 interrupt\t''
 p2p-late\t''"
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l interrupts -d 'How the devices interrupt the guest [default: the best way that each has]' -r -f -a "intx\t''
+msi\t''
+msix\t''"
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l log -d 'Write the log to this file instead of standard error, with every state change' -r -F
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l p2p -d 'Let the devices write into each other'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l paused -d 'Start it paused'
@@ -136,6 +151,7 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __f
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l digests -d 'Write digests of memory and devices to this file when the guest is stopped for a migration (source) and before it is taken over (destination)' -r -F
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l log -d 'Write the log to this file instead of standard error, with every state change' -r -F
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l p2p -d 'Let the devices write into each other'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l hold -d 'As in run, once the guest migrates from here'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l json -d 'JSON on standard output, one object a line, on failure too; progress goes to standard error'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -s v -l verbose -d 'Show every state change with before, after and microseconds; -vv shows more'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -s h -l help -d 'Print help'
@@ -148,7 +164,8 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __f
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "status" -d 'What it does, what would keep it from migrating, and how far a migration is'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "migrate" -d 'Move it, and wait for the end; Ctrl-C cancels'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "snapshot" -d 'Save it in a file, for `guest run --from`, and wait for the end; Ctrl-C cancels'
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "cancel" -d 'Cancel the migration or the snapshot under way'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "receive" -d 'Take a guest in again, once the one that was here has moved away: what that left behind is thrown away. Says where it is awaited; cancel ends that'
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "cancel" -d 'Cancel the migration or the snapshot under way, or the wait for a guest'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "set-rate" -d 'Let the migration under way send at most so much in a second'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "pause" -d 'Pause the guest and its devices'
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from ctl" -a "resume" -d 'Let them go on'

@@ -3,7 +3,7 @@
 //! ```text
 //!   /init ---- sysfs: config, resource0, 2, 4 ----> QEMU ---- vfio-user ----> our server
 //!     |                                               ^
-//!     |--- /dev/mem: a reserved 16 MiB: DMA target ---'   and where MSI-X writes to
+//!     |--- /dev/mem: a reserved 16 MiB: DMA target ---'   and where messages go to
 //!     '--- /dev/uio0: INTx as the kernel takes it
 //! ```
 
@@ -12,6 +12,7 @@ use crate::report::Report;
 mod device;
 mod intx;
 mod memory;
+mod msi;
 mod msix;
 mod transfer;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(report: &mut Report) {
 fn checks(report: &mut Report, device: &Device, memory: &Memory) {
     report.check("config", device.check_identity());
     report.check("capabilities", device.check_capabilities());
+    report.check("extended", device.check_extended());
     report.check("bars", device.check_bars());
     report.check("registers", device.check_registers());
     report.check("reset", device.check_fresh());
@@ -43,6 +45,10 @@ fn checks(report: &mut Report, device: &Device, memory: &Memory) {
     report.check("msix", msix::check_vectors(device, memory));
     report.check("msix-mask", msix::check_mask(device, memory));
     report.check("msix-all", msix::check_function_mask(device, memory));
+    report.check("msi", msi::check_vectors(device, memory));
+    report.check("msi-room", msi::check_room(device, memory));
+    report.check("msi-mask", msi::check_mask(device, memory));
     report.check("intx", intx::check(device, memory));
     report.check("msix-again", msix::check_vectors(device, memory));
+    report.check("msi-again", msi::check_vectors(device, memory));
 }

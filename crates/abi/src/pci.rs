@@ -7,6 +7,7 @@
 
 pub mod capability;
 pub mod config;
+pub mod extended;
 
 /// Region indexes of a PCI device. Indexes from [`NUM`](region_index::NUM) on are of
 /// the driver's making, with a type capability.

@@ -30,7 +30,7 @@ use link::RateLimit;
 use states::v2::Capabilities;
 
 use crate::devices::DeviceUri;
-use crate::guest::options::Inject;
+use crate::guest::options::{Inject, InterruptKind};
 use crate::units::{Invalid, Rate, Size};
 
 /// Live migration of VFIO devices.
@@ -114,17 +114,21 @@ pub enum Command {
     /// Show which memory a device writes, without any migration
     ///
     /// A line an interval: when, how many pages and bytes the device wrote since the last
-    /// one, how fast, and where most of it lies. A page counts once an interval. What is
-    /// asked is the device's own log of its writes (DMA logging) and nothing else; its
-    /// state is not changed. As the only one there, this command lends the device memory
-    /// (--memory, --iova), which is watched; a device writes into it only if something
-    /// makes it write. That is done for an accelerator (`serve --model accel`) that nobody
-    /// has programmed: its ring goes through that memory (--rate). One that somebody
-    /// programmed who has gone does what it was told, in that memory too; --watch-only
-    /// lends none. At the end, also after
-    /// Ctrl-C, the log is off, the memory taken back, and the registers are as before; its
-    /// counters have gone on. A device that keeps no log, whose log is on already, or that
-    /// is not running is refused, and left alone.
+    /// one, how fast, and where most of it lies. A page counts once an interval. Asked is
+    /// the first of these that is there and starts: the device's own log of its writes
+    /// (DMA logging); for a device of the kernel what lies between it and memory, the page
+    /// table of its IOMMU or its container, which may know less and then says that
+    /// everything is dirty each time; for a device of the RFC of 2018 its query, which
+    /// answers in pre-copy alone: it is taken there, runs on, what it would save is left
+    /// unread, and at the end that is cancelled. The state of any other is not changed. As
+    /// the only one there, this command lends the device memory (--memory, --iova), which
+    /// is watched; a device writes into it only if something makes it write. That is done
+    /// for an accelerator (`serve --model accel`) that nobody has programmed: its ring
+    /// goes through that memory (--rate). One that somebody programmed who has gone does
+    /// what it was told, in that memory too; --watch-only lends none. At the end, also
+    /// after Ctrl-C, the log is off, the memory taken back, and the registers are as
+    /// before; its counters have gone on. A device of which nobody keeps a log, whose log
+    /// is on already, or that is not running is refused, and left alone.
     Dirty(Dirty),
     /// Show a saved file or a captured stream frame by frame, whole or damaged
     ///
@@ -242,6 +246,18 @@ pub struct Serve {
     /// after a reset; it is saved like everything else
     #[arg(long, default_value = "1M", value_name = "SIZE")]
     pub firmware: Size,
+    /// How many vectors the accelerator has, by MSI-X and, up to the next power of two,
+    /// by MSI
+    #[arg(long, default_value_t = 8, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub vectors: u8,
+    /// What MSI the accelerator has, with addresses of 32 or 64 bits
+    #[arg(long, default_value = "64-masks", value_name = "KIND")]
+    pub msi: ServedMsi,
+    /// Which BARs of the accelerator are what: for a destination that has to be refused,
+    /// since whoever drives one expects the registers first
+    #[arg(long, default_value = "registers-first", value_name = "ORDER")]
+    pub bars: ServedBars,
     /// Reset the device whenever its client goes away
     #[arg(long)]
     pub reset_on_disconnect: bool,
@@ -257,6 +273,58 @@ pub enum ServedModel {
     Accel,
     /// A card with one or two serial ports (16550), as the kernel's mtty sample
     Uart,
+}
+
+/// Kinds of MSI that an accelerator can be served with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServedMsi {
+    /// None, only INTx and MSI-X
+    None,
+    /// Addresses of 32 bits
+    #[value(name = "32")]
+    Narrow,
+    /// Addresses of 32 bits, and a mask for each vector
+    #[value(name = "32-masks")]
+    NarrowMasks,
+    /// Addresses of 64 bits
+    #[value(name = "64")]
+    Wide,
+    /// Addresses of 64 bits, and a mask for each vector
+    #[value(name = "64-masks")]
+    WideMasks,
+}
+
+impl ServedMsi {
+    /// The same for the model.
+    pub fn registers(self) -> Option<models::accel::Msi> {
+        let (wide, masks) = match self {
+            ServedMsi::None => return None,
+            ServedMsi::Narrow => (false, false),
+            ServedMsi::NarrowMasks => (false, true),
+            ServedMsi::Wide => (true, false),
+            ServedMsi::WideMasks => (true, true),
+        };
+        Some(models::accel::Msi { wide, masks })
+    }
+}
+
+/// Orders of BARs that an accelerator can be served with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServedBars {
+    /// Registers in BAR0, memory in BAR2 and BAR3
+    RegistersFirst,
+    /// Memory in BAR0 and BAR1, registers in BAR2
+    MemoryFirst,
+}
+
+impl ServedBars {
+    /// The same for the model.
+    pub fn order(self) -> models::accel::BarOrder {
+        match self {
+            ServedBars::RegistersFirst => models::accel::BarOrder::RegistersFirst,
+            ServedBars::MemoryFirst => models::accel::BarOrder::MemoryFirst,
+        }
+    }
 }
 
 /// Generations of the migration interface.
@@ -349,6 +417,12 @@ shown_as_value!(ServedModel, Generation, DataSection, Format, OnTimeout);
 fn inject() -> impl TypedValueParser<Value = Inject> {
     PossibleValuesParser::new(Inject::ALL.map(|(name, _)| name))
         .try_map(|name| name.parse::<Inject>())
+}
+
+/// The names of all ways in which a device interrupts.
+fn interrupts() -> impl TypedValueParser<Value = InterruptKind> {
+    PossibleValuesParser::new(InterruptKind::ALL.map(|(name, _)| name))
+        .try_map(|name| name.parse::<InterruptKind>())
 }
 
 /// A rate that a link can be limited to.

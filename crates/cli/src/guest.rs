@@ -6,11 +6,15 @@
 //!           |                                    |  Machine: the ports
 //!        [process] ---- has, lends --> [vm] -----'
 //!                                        |
-//!       [board]  vCPU threads (vcpu) -- [memory] -- [device] x N -- vfio-user
-//!                  registers            pages       driver          |
-//!                  [sections]           [page]      [lines] <-- interrupts
-//!                                       [sweep]     [peers] <-- DMA by message
+//!       [board]  vCPU threads (vcpu) -- [memory]   [bus] -- Function x N -- vfio-user
+//!                  registers        \-- [device]--/           |              |
+//!                  [sections]           [pci]   [controller] <-- interrupts   |
+//!                                       pages                  [peers] <-- DMA by message
+//!                                       [page] [sweep]
 //! ```
+//!
+//! A driver (`device`, one for each kind) reaches its device by addresses of the guest
+//! alone, which it has found and chosen itself (`pci`).
 //!
 //! Everything that the guest writes follows from its registers, and those are nowhere in
 //! the memory that migrates. So whether every page, every block of a device and every
@@ -24,19 +28,22 @@ mod accel;
 mod arrival;
 mod barrier;
 mod board;
+mod bus;
 mod changes;
 pub mod check;
 mod control;
+mod controller;
+mod counts;
 mod departure;
 mod device;
 pub mod digests;
 mod inject;
 mod inspect;
 mod layout;
-mod lines;
 mod memory;
 pub mod options;
 mod page;
+mod pci;
 mod peers;
 mod process;
 mod sections;
@@ -60,7 +67,7 @@ use serde_json::json;
 
 use crate::{output, socket};
 use options::{ReceiveOptions, RunOptions};
-use process::Guest;
+use process::{Chosen, Guest};
 use signals::Caught;
 use vm::Vm;
 
@@ -75,12 +82,13 @@ const CONTROL: &str = "make the control socket";
 /// When the machine cannot be made: a device that is not there or cannot migrate, no
 /// memory, a control socket that cannot be had.
 pub fn run(options: RunOptions) -> Result<u8> {
-    let RunOptions { machine, control, digests, inject, hold, paused } = options;
+    let RunOptions { machine, control, digests, inject, hold, paused, interrupts } =
+        options;
     let signals = Caught::new()?;
     let listener = socket::listen(&control, CONTROL)?;
     let vm = Vm::build(&machine, hold, inject)?;
-    vm.boot(&machine)?;
-    let guest = Arc::new(Guest::here(vm, digests, inject)?);
+    vm.boot(&machine, interrupts)?;
+    let guest = Arc::new(Guest::here(vm, Chosen { machine, hold, digests, inject })?);
     let _quitting = signals.quit(&guest)?;
     if paused {
         guest.pause()?;
@@ -101,7 +109,7 @@ pub fn run(options: RunOptions) -> Result<u8> {
 /// When the file is damaged or holds no guest, before a device is touched where it can be
 /// read twice; when the machine of `options` cannot be, or no control socket can be had.
 pub fn run_from(options: RunOptions, file: &Path) -> Result<u8> {
-    let RunOptions { machine, control, digests, inject, hold, paused } = options;
+    let RunOptions { machine, control, digests, inject, hold, paused, .. } = options;
     machine.validate()?;
     let named = || format!("cannot run a guest from {}", file.display());
     let unless = Arc::<AtomicBool>::default();
@@ -118,9 +126,10 @@ pub fn run_from(options: RunOptions, file: &Path) -> Result<u8> {
     let signals = Caught::new()?;
     let listener = socket::listen(&control, CONTROL)?;
     let from = file.display().to_string();
-    let guest = Arc::new(Guest::waiting(digests, inject, from)?);
+    let chosen = Chosen { machine, hold, digests, inject };
+    let guest = Arc::new(Guest::waiting(chosen, from, Arc::clone(&unless))?);
     let _quitting = signals.quit(&guest)?;
-    let playing = arrival::Playback { machine, hold, inject, paused, found, unless };
+    let playing = arrival::Playback { paused, found, unless };
     let arriving = Arc::clone(&guest);
     let name = file.to_owned();
     let thread = std::thread::Builder::new().name("arrival".to_owned());
@@ -172,14 +181,15 @@ fn ready(paused: bool, control: &Path) -> Result<()> {
 /// When it cannot listen, or a control socket cannot be had. A machine that cannot be
 /// made is a refusal that the source hears.
 pub fn receive(options: ReceiveOptions) -> Result<u8> {
-    let ReceiveOptions { machine, control, digests, from } = options;
+    let ReceiveOptions { machine, control, digests, from, hold } = options;
     machine.validate()?;
     let signals = Caught::new()?;
     let listener = socket::listen(&control, CONTROL)?;
-    let place = link::listen(&from)
-        .with_context(|| format!("cannot wait for a guest at {from}"))?;
-    let from = place.local().to_string();
-    let guest = Arc::new(Guest::waiting(digests, None, from.clone())?);
+    let awaited = arrival::Awaited::at(&from, false)?;
+    let from = awaited.from();
+    let chosen = Chosen { machine, hold, digests, inject: None };
+    let unless = Arc::clone(&awaited.unless);
+    let guest = Arc::new(Guest::waiting(chosen, from.clone(), unless)?);
     let _quitting = signals.quit(&guest)?;
     let text = format!(
         "waiting for a guest at {from} in process {}; the control socket is {}",
@@ -196,12 +206,7 @@ pub fn receive(options: ReceiveOptions) -> Result<u8> {
     let arriving = Arc::clone(&guest);
     let thread = std::thread::Builder::new().name("arrival".to_owned());
     let arrival = thread
-        .spawn(move || {
-            if let Err(error) = arrival::receive(&arriving, &place, &machine) {
-                output::note(&format!("cannot receive a guest: {error:#}"));
-                arriving.end(1);
-            }
-        })
+        .spawn(move || awaited.receive(&arriving))
         .context("cannot start a thread")?;
     control::serve(&guest, &listener)?;
     drop(arrival);

@@ -5,6 +5,7 @@
 //! with `--json`, else as [`text`].
 
 pub mod received;
+pub mod repeat;
 pub mod saved;
 pub mod snapshot;
 mod text;
@@ -78,6 +79,9 @@ pub struct Changed {
 /// measured is null.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// Which it was of several, from 1, where `demo` repeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<u32>,
     /// `completed`, `refused`, `failed`, `cancelled` or `in-doubt`.
     pub outcome: String,
     /// Whether what arrived is what was sent; null where that was not checked.
@@ -114,6 +118,9 @@ pub struct Summary {
     /// The model of all devices, where `demo` chose it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// How the devices interrupt, `intx`, `msi` or `msix`, where `demo` chose it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupts: Option<String>,
     /// The generation of the source's devices, where `demo` chose it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_generation: Option<String>,
@@ -220,6 +227,7 @@ impl Summary {
         let (downtime, phases) = partition(report);
         let failure = extras.failure.as_ref();
         Summary {
+            migration: None,
             outcome: report.outcome.name().to_owned(),
             verified: extras.verified,
             total_ms: ms(report.total),
@@ -243,6 +251,7 @@ impl Summary {
             source_pid: extras.source_pid,
             destination_pid: extras.destination_pid,
             model: None,
+            interrupts: None,
             source_generation: None,
             destination_generation: None,
             alone: extras.alone,
@@ -257,6 +266,23 @@ impl Summary {
     /// The JSON, one object.
     pub fn to_json(&self) -> Value {
         json!(self)
+    }
+
+    /// Whether it completed, and what arrived was found to be what was sent.
+    pub fn is_verified(&self) -> bool {
+        self.outcome == Outcome::Completed.name() && self.verified == Some(true)
+    }
+
+    /// Why it is not what it should be.
+    pub fn why(&self) -> String {
+        match (&self.error, self.problems.first()) {
+            (Some(error), _) => error.clone(),
+            (None, Some(problem)) => format!(
+                "what arrived is not what was sent: {}: {}",
+                problem.place, problem.text
+            ),
+            (None, None) => format!("the migration ended as {}", self.outcome),
+        }
     }
 
     /// What the exit status follows from.
@@ -410,6 +436,7 @@ pub(crate) mod tests {
                     generation: Generation::V2,
                     capabilities: Capabilities::ALL,
                     model: Some(Model { name: "accel".into(), data_version: 1 }),
+                    layout: None,
                 },
                 bytes: 32 << 20,
                 stop: Duration::from_millis(1),

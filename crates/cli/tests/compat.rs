@@ -99,7 +99,7 @@ fn the_answer_changes_a_device() {
         assert_eq!(answer["source"], one.uri.as_str());
         assert_eq!(answer["destinations"][0], other.uri.as_str());
         assert_eq!(answer["validated_at_start"].as_array().map(Vec::len), Some(late));
-        assert_eq!(answer["fields"].as_array().map(Vec::len), Some(8), "{answer}");
+        assert_eq!(answer["fields"].as_array().map(Vec::len), Some(9), "{answer}");
     }
     let answer = compat(&here.uri, &[&there.uri]).json();
     assert_eq!(field(&answer, "generation")["source"], "v1");
@@ -163,7 +163,7 @@ fn a_card_with_fewer_ports_is_promised_a_migration() {
         let ended = compat(&source.uri, &[&destination.uri]);
         assert_eq!(ended.status, 1, "{ended:?}");
         let answer = ended.json();
-        assert_eq!(unfit(&answer), ["model"]);
+        assert_eq!(unfit(&answer), ["layout", "model"]);
         is_refused(&source.uri, &destination.uri, &reasons(&answer), Before::All);
     }
 }
@@ -174,7 +174,9 @@ fn a_device_with_less_memory_is_promised_a_migration() {
     let large = Alone::of(folder.path(), "large", &["--memory", "32M"]);
     let small = Alone::of(folder.path(), "small", &["--memory", "16M"]);
     let answer = compat(&large.uri, &[&small.uri]).json();
-    assert_eq!(unfit(&answer), ["model"]);
+    assert_eq!(unfit(&answer), ["layout", "model"]);
+    let why = field(&answer, "layout")["why"].as_str().expect("a reason");
+    assert!(why.contains("BAR 2"), "{why}");
     assert_eq!(field(&answer, "model")["source"], "accel-32M-w64K");
     assert_eq!(field(&answer, "model")["destination"], "accel-16M-w64K");
     is_refused(&large.uri, &small.uri, &reasons(&answer), Before::All);
@@ -209,7 +211,7 @@ fn a_file_is_compared_with_something_else_than_its_devices() {
     let ended = compat(&both, &[&accel.uri, &uart.uri]);
     assert_eq!(ended.status, 0, "{ended:?}");
     let answer = ended.json();
-    assert_eq!(answer["fields"].as_array().map(Vec::len), Some(16));
+    assert_eq!(answer["fields"].as_array().map(Vec::len), Some(18));
     assert_eq!(answer["source"], both.as_str());
 
     // In another order, and not as many.
@@ -289,7 +291,7 @@ fn the_devices_of_a_guest_in_a_file_cannot_be_asked_about() {
     let other = Alone::of(folder.path(), "other", &["--memory", "32M"]);
     let ended = compat(file, &[&same.uri]);
     assert_eq!(ended.status, 0, "{ended:?}");
-    assert_eq!(unfit(&compat(file, &[&other.uri]).json()), ["model"]);
+    assert_eq!(unfit(&compat(file, &[&other.uri]).json()), ["layout", "model"]);
     // What is of a guest is for no device alone.
     let restored = run(&["restore", &same.uri, "--input", file]);
     assert_eq!(restored.status, 1);

@@ -83,6 +83,7 @@ fn file(pieces: usize) -> Vec<u8> {
         capabilities: 7,
         model: Some(Model { name: "accel".into(), data_version: 1 }),
         stop_copy_bytes: None,
+        layout: None,
     };
     let begin = DeviceBegin { device: 0, attempt: 0, identity, expected_bytes: None };
     bytes.extend(encoder.device_begin(&begin).expect("a begin"));

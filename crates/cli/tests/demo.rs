@@ -267,6 +267,89 @@ fn a_program_that_is_replaced_meanwhile_fails_the_rest_of_the_matrix() {
     assert_eq!(process.wait(LONGEST), Some(1));
 }
 
+/// A demo that goes there and back: each report, and what they come to.
+fn repeated(status: i32, more: &[&str]) -> (Vec<Value>, Value) {
+    let ended = demo(more);
+    assert_eq!(ended.status, status, "{ended:?}");
+    let json = |line| serde_json::from_str(line).expect("JSON");
+    let mut all: Vec<Value> = ended.out.lines().map(json).collect();
+    let total = all.pop().expect("what they come to");
+    (all, total)
+}
+
+#[test]
+fn a_guest_is_verified_on_the_way_there_only() {
+    let (all, total) = repeated(0, &["--repeat=3", "--generation=v2:v1"]);
+    assert_eq!(all.len(), 3);
+    let source = &all[0]["source_pid"];
+    for (number, report) in (1..).zip(&all) {
+        assert_eq!(report["migration"], number, "{report}");
+        assert_eq!(report["outcome"], "completed", "{report}");
+        assert_eq!(report["verified"], true, "{report}");
+        // Live, and everything changed, each time.
+        assert_ne!(report["rounds"], 0, "{report}");
+        for changed in ["pages_changed", "blocks_changed"] {
+            assert_eq!(report[changed]["changed"], report[changed]["of"], "{report}");
+        }
+        assert!(report["downtime_guest_ms"].is_f64(), "{report}");
+        let (from, to) = if number % 2 == 1 { ("v2", "v1") } else { ("v1", "v2") };
+        assert_eq!(report["source_generation"], from, "{report}");
+        assert_eq!(report["destination_generation"], to, "{report}");
+        assert_eq!(report["devices"][0]["identity"]["generation"], from, "{report}");
+        assert_eq!(report["source_pid"] == *source, number % 2 == 1, "{report}");
+        assert_eq!(report["destination_pid"] == *source, number % 2 == 0, "{report}");
+    }
+    assert_eq!(total["outcome"], "completed", "{total}");
+    assert_eq!(total["verified"], true, "{total}");
+    assert_eq!((&total["repeat"], &total["migrations"]), (&3.into(), &3.into()));
+    let time = |key: &str| number(&total[key]);
+    let (min, max) = (time("downtime_min_ms"), time("downtime_max_ms"));
+    let median = time("downtime_median_ms");
+    assert!(0.0 < min && min <= median && median <= max, "{total}");
+    let took: f64 = all.iter().map(|report| number(&report["total_ms"])).sum();
+    assert!(time("total_ms") > took, "{total}");
+    assert!(total.get("error").is_none(), "{total}");
+}
+
+#[test]
+fn peers_or_a_uart_come_back_broken() {
+    for more in [&["--p2p"][..], &["--model=uart", "--generation=rfc2018:v1"]] {
+        let (all, total) = repeated(0, &[more, &["--repeat=2"]].concat());
+        assert_eq!((all.len(), &total["verified"]), (2, &true.into()), "{total}");
+    }
+}
+
+#[test]
+fn a_demo_goes_on_after_a_migration_that_was_not_verified() {
+    let (all, total) = repeated(1, &["--repeat=3", "--inject=page"]);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0]["verified"], false, "{all:?}");
+    assert_eq!((&total["migrations"], &total["verified"]), (&0.into(), &false.into()));
+    let error = total["error"].to_string();
+    assert!(error.contains("migration 1 of 3: "), "{error}");
+    assert!(error.contains("page 0x"), "{error}");
+}
+
+#[test]
+fn nobody_says_in_which_migration_a_guest_died() {
+    let sizes = ["--guest-memory=8M", "--device-memory=16M", "--dirty-rate=32M"];
+    let more = ["--devices=1", "--downtime-limit=5000", "--repeat=1000"];
+    let mut process = Process::start(&[&["demo", "--json"][..], &sizes, &more].concat());
+    let first: Value = serde_json::from_str(&process.line()).expect("JSON");
+    let pid = first["destination_pid"].as_i64().expect("an id");
+    let pid = Pid::from_raw(pid.try_into().expect("an id")).expect("an id");
+    // The demo has not waited for it, so the id is still its own.
+    kill_process(pid, Signal::KILL).expect("the guest is there");
+    assert!(process.wait(LONGEST).is_some_and(|status| status != 0));
+    let out = process.out();
+    let total: Value =
+        serde_json::from_str(out.lines().last().unwrap_or_default()).expect("JSON");
+    let done = total["migrations"].as_u64().expect("a number");
+    let error = total["error"].as_str().expect("an error");
+    assert!(error.starts_with(&format!("migration {} of 1000: ", done + 1)), "{error}");
+    assert_ne!(total["verified"], true, "{total}");
+}
+
 /// The processes that end with `parent`, by their command lines.
 fn children(parent: &str) -> Vec<String> {
     let with = format!("--with-parent\0{parent}\0");

@@ -10,6 +10,9 @@ use serde_json::Value;
 use wire::FrameType;
 use wire::message::MessageKind;
 
+/// Would throw away what is here.
+const RECEIVE: [&str; 3] = ["receive", "--from", "tcp:127.0.0.1:0"];
+
 /// A source, a destination, and a wire between them.
 struct Scene {
     _folder: tempfile::TempDir,
@@ -66,6 +69,7 @@ impl Scene {
         for command in ["resume", "pause", "cancel", "quit"] {
             refused(&self.here.ctl(&[command]), command);
         }
+        refused(&self.here.ctl(&RECEIVE), "receive");
         let pages = self.here.pages();
         assert_eq!(self.here.pages(), pages, "a guest in doubt does not run");
     }
@@ -77,6 +81,7 @@ impl Scene {
         for command in ["resume", "pause", "cancel", "quit"] {
             refused(&self.there.ctl(&[command]), command);
         }
+        refused(&self.there.ctl(&RECEIVE), "receive");
         let pages = self.there.pages();
         assert_eq!(self.there.pages(), pages, "a held guest does not run");
         assert_eq!(self.there.ctl(&["quit", "--discard"]).status, 0);

@@ -96,8 +96,9 @@ fn identity(
     generation: Generation,
 ) -> Result<(Identity, Vec<Withheld>), ProbeError> {
     let (capabilities, withheld) = used(CAPABILITIES, transport.save_stream());
-    let (bus, model) = (bus(transport)?, model(transport)?);
-    Ok((Identity { bus, generation, capabilities, model }, withheld))
+    let (bus, layout) = bus(transport)?;
+    let model = model(transport)?;
+    Ok((Identity { bus, generation, capabilities, model, layout }, withheld))
 }
 
 /// A device of any generation, opened by [`open_any`]: one [`port::Device`] for whoever

@@ -6,7 +6,7 @@
 //!   [AnyDevice]  states, sessions, sizes, reset      port::Device
 //!   [DmaLog]     what the device wrote to memory     port::DirtySource
 //!   [AddressSpace]  where, while it is mapped anew   port::DmaMap, port::DirtySource
-//!   [PciConfig]  what the guest made of its config   port::ConfigSpace
+//!   [Function]   what the guest made of it on PCI    port::ConfigSpace, port::Interrupts
 //!        |
 //!    v2: features         v1, rfc2018: a migration region, data trapped or mapped
 //!        |                         |
@@ -32,7 +32,7 @@ mod device;
 mod dma_log;
 mod first;
 pub mod identity;
-mod pci;
+pub mod pci;
 mod probe;
 mod raw;
 mod region;
@@ -45,7 +45,11 @@ pub use address_space::{AddressSpace, Declared, Followed, LogOf, SpaceError};
 pub use any::{AnyDevice, open_any};
 pub use device::{V2Device, Withheld};
 pub use dma_log::DmaLog;
-pub use pci::{PciConfig, Unfit};
+pub use pci::{
+    BarHook, BarPlace, Function, FunctionError, InterruptMode, Message, Unfit,
+    VectorCounts,
+};
+
 pub use probe::{ProbeError, open};
 pub use raw::Raw;
 pub use transport::{

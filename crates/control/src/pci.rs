@@ -1,332 +1,380 @@
-//! What the guest made of a PCI device's config space, saved and put back.
+//! One PCI function, as a VMM shows it to its guest, and all that has to move with it.
 //!
-//! A device's own data holds none of this (document 004): without it a migrated
-//! device decodes nothing and raises nothing. Saved is what a guest can write and a
-//! device keeps, register by register; never a whole config space, for a byte written
-//! back blindly may reset the function or clear an error.
+//! A device's own data holds none of this (document 004): without it a migrated device
+//! decodes nothing and raises nothing. So the VMM keeps what its guest wrote of config
+//! space, of the MSI-X table and of masks, knows which interrupts wait, and carries that.
 //!
 //! ```text
-//!   ConfigStage::Resuming   decoding and bus mastering off
-//!                           BARs, ROM, read back: an address that does not hold is
-//!                             that of another device
-//!                           cache line, latency, line; PCIe control, without FLR
-//!                           MSI address, data, mask and control; MSI-X control
-//!                           command
-//!   ConfigStage::Power      power state, without the status bit of wake-up
+//!   guest                       Function                        device
+//!   config_read/write  -->  [shadow] command, BARs, MSI  -->  config region
+//!   bar_read/write     -->  [vectors] MSI-X table, PBA        (masks are not the
+//!                           everything else of a BAR     -->   device's business)
+//!   take, line         <--  [vectors, intx] due, pending <--  eventfds
+//!
+//!   save   (vCPUs stopped)      registers, table, masks, pending bits, accounts
+//!   drain  (device stopped)     signals since then, as they came
+//!   load   ConfigStage::Resuming   decoding, bus mastering and messages off
+//!                                  BARs and ROM, read back; values; messages; command
+//!          bind                    eventfds, the line masked while it is up
+//!          ConfigStage::Power      the power state, without its wake-up bit
+//!          deliver                 what was drained, sorted by the masks that were loaded
 //! ```
 //!
-//! Every write has the width of its register: status registers, whose bits are cleared
-//! by writing one, lie beside control registers and are never touched.
+//! What is never written: a status register (cleared by writing one), a reset of the
+//! function, and anything whose meaning is not known; the rule and the list are in
+//! `registers`. Every write has the width of its register.
+//!
+//! Nothing is lost between the two halves of saving: masks do not change while the vCPUs
+//! are stopped, and a device that is stopped raises nothing, so that what was signalled
+//! until then is in the eventfds when they are drained, and nothing comes later. Nobody
+//! may ask [`Function::take`] or [`Function::line`] between the two, nor read pending
+//! bits: who hears of an interrupt then hears of it here, and not on the other side.
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use vfio_migrate_control as control;
+//! # fn show(transport: Arc<dyn control::Transport>) -> Result<(), Box<dyn std::error::Error>> {
+//! let function = control::pci::Function::open(transport)?.ok_or("not on PCI")?;
+//! // What the guest hears, from now on.
+//! function.interrupts().bind()?;
+//! function.on_bars(Box::new(|bars| println!("map {bars:?}")));
+//! // The guest turns decoding and bus mastering on, and asks for its interrupts.
+//! function.config_write(4, &6_u16.to_le_bytes())?;
+//! function.take(&mut |vector, message, count| {
+//!     println!("{count} of vector {vector}: {:#x} to {:#x}", message.data, message.address);
+//! })?;
+//! # Ok(()) }
+//! ```
 
+mod access;
+mod carry;
+mod interrupts;
+mod intx;
+mod registers;
 mod saved;
+mod seen;
+mod shadow;
+mod signals;
+mod state;
+mod unfit;
+mod vectors;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::device_info::DeviceFlags;
-use abi::pci::capability::{self, CapabilityId, msi, pcie, pm};
-use abi::pci::{config, region_index};
-use port::{ConfigSpace, ConfigStage, VmmError};
-use thiserror::Error;
+use abi::pci::capability::{self, CapabilityId, pcie};
+use port::{ConfigSpace, Interrupts, PciIds, PciLayout};
 
 use crate::probe::{ProbeError, failed};
-use crate::transport::{Transport, TransportError};
-use saved::Saved;
+use crate::transport::Transport;
+use carry::Carried;
+use interrupts::Routed;
+pub(crate) use seen::{Seen, broken};
+use state::State;
+pub use unfit::{FunctionError, Unfit};
 
-/// Bytes of config space that are looked at.
-const SIZE: usize = config::SIZE as usize;
-/// The most capabilities that fit behind the header, 4 bytes each.
-const MOST_CAPABILITIES: usize = (SIZE - config::HEADER_END as usize) / 4;
-
-/// The config space of a PCI device, over its transport's config region.
-pub struct PciConfig {
-    transport: Arc<dyn Transport>,
-    part: String,
+/// One PCI function as a VMM shows it to its guest.
+///
+/// Clones are the same function. Any number of threads may use it: vCPUs access it while
+/// the engine saves it.
+#[derive(Clone)]
+pub struct Function {
+    inner: Arc<Inner>,
 }
 
-impl PciConfig {
-    /// The config space of a device, or `None` for one that is not on PCI.
+struct Inner {
+    transport: Arc<dyn Transport>,
+    ids: PciIds,
+    layout: PciLayout,
+    fixed: Fixed,
+    state: Mutex<State>,
+    /// Never taken while `state` is.
+    hook: Mutex<Hook>,
+}
+
+/// What else of a function never changes.
+#[derive(Clone, Copy, Debug)]
+struct Fixed {
+    /// Bytes of config space that the device has.
+    readable: usize,
+    /// PCI Express has a second control register.
+    pcie_control_2: bool,
+    /// It can be reset by PCI Express, or by its advanced features.
+    resets: (bool, bool),
+}
+
+/// What hears where the BARs are.
+pub type BarHook = Box<dyn Fn(&[BarPlace]) + Send + Sync>;
+
+struct Hook {
+    heard: BarHook,
+    last: Vec<BarPlace>,
+}
+
+/// Where a BAR is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BarPlace {
+    /// Its number, 0 to 5, or 6 for the ROM.
+    pub bar: u8,
+    /// The address that the guest gave it: of memory, or of I/O ports where the layout
+    /// says so.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Whether accesses there reach the device: decoding is on, the function is awake, and
+    /// the address is one.
+    pub decoded: bool,
+}
+
+/// By what a function tells its guest of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptMode {
+    /// By nothing.
+    Off,
+    /// By its line.
+    Intx,
+    /// By MSI.
+    Msi,
+    /// By MSI-X.
+    Msix,
+}
+
+/// What a vector sends to the guest's interrupt controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Where to.
+    pub address: u64,
+    /// What.
+    pub data: u32,
+}
+
+/// The account of a vector; it travels with the function. At any moment what the device
+/// sent on it is `delivered + pending + absorbed - windows`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VectorCounts {
+    /// Interrupts that [`Function::take`] delivered.
+    pub delivered: u64,
+    /// Signals that came while the vector was masked.
+    pub absorbed: u64,
+    /// Times that the vector was masked and at least one came: one interrupt each.
+    pub windows: u64,
+    /// How often the line rose; of vector 0.
+    pub rises: u64,
+    /// Interrupts that wait: in front of the guest, in the pending bit, or drained and
+    /// not delivered again. Of the line 1 while it is up.
+    pub pending: u64,
+    /// Whether one of those is a pending bit: it waits until the vector is not masked, and
+    /// takes in all that comes until then. Of the line, until it is not off.
+    pub held: bool,
+    /// Whether the vector is masked by itself, with all others, or as a line.
+    pub masked: bool,
+}
+
+impl Function {
+    /// The function behind a transport; `None` for a device that is not on PCI. Changes
+    /// nothing on the device: nothing is heard of it before
+    /// [`Interrupts::bind`].
+    ///
+    /// # Errors
+    /// When the device does not answer, or its config space makes no sense.
+    pub fn open(transport: Arc<dyn Transport>) -> Result<Option<Function>, ProbeError> {
+        let info = transport.device_info().map_err(failed(&*transport, "what it is"))?;
+        if !DeviceFlags::from_bits_retain(info.flags).contains(DeviceFlags::PCI) {
+            return Ok(None);
+        }
+        let seen = Seen::of(&*transport).map_err(|unfit| broken(&*transport, unfit))?;
+        let fixed = Fixed::of(&seen);
+        let state = State::new(&seen);
+        let last = state.places(&seen.layout);
+        let hook = Hook { heard: Box::new(|_| {}), last };
+        let Seen { ids, layout, .. } = seen;
+        Ok(Some(Function {
+            inner: Arc::new(Inner {
+                transport,
+                ids,
+                layout,
+                fixed,
+                state: Mutex::new(state),
+                hook: Mutex::new(hook),
+            }),
+        }))
+    }
+
+    /// What people call the device.
+    pub fn name(&self) -> &str {
+        self.inner.transport.name()
+    }
+
+    /// Who it is.
+    pub fn ids(&self) -> PciIds {
+        self.inner.ids
+    }
+
+    /// Where everything in it lies: what must be the same on two hosts.
+    pub fn layout(&self) -> &PciLayout {
+        &self.inner.layout
+    }
+
+    /// Where its BARs and its ROM are now.
+    pub fn bars(&self) -> Vec<BarPlace> {
+        self.inner.state().places(&self.inner.layout)
+    }
+
+    /// Has `hook` hear of every change of a BAR's address or decoding, whoever made it: the
+    /// guest, a load, a reset. It hears all BARs, in the thread that made the change and
+    /// after it; it must not change them itself.
+    pub fn on_bars(&self, hook: BarHook) {
+        self.inner.hook().heard = hook;
+    }
+
+    /// By what the guest is told of something, as it chose.
+    pub fn mode(&self) -> InterruptMode {
+        self.inner.state().mode(&self.inner.layout)
+    }
+
+    /// Hands over everything that may be delivered now: of vectors that are not masked,
+    /// with exact counts. Nothing while the function has its line in use.
+    ///
+    /// # Errors
+    /// When an eventfd cannot be read; nothing is lost then.
+    pub fn take(
+        &self,
+        deliver: &mut dyn FnMut(u32, Message, u64),
+    ) -> Result<(), FunctionError> {
+        let taken = self.inner.state().take(&self.inner.layout);
+        let taken = taken.map_err(|source| self.event(source))?;
+        // Whoever is told may access the function.
+        taken
+            .into_iter()
+            .for_each(|(vector, message, count)| deliver(vector, message, count));
+        Ok(())
+    }
+
+    /// Whether the line is up, as the guest's interrupt controller sees it: from when the
+    /// device spoke until [`Function::end_of_interrupt`]. Always down while messages are
+    /// on, or while the guest has turned the line off.
+    ///
+    /// # Errors
+    /// When an eventfd cannot be read.
+    pub fn line(&self) -> Result<bool, FunctionError> {
+        let up = self.inner.state().line(&self.inner.layout);
+        up.map_err(|source| self.event(source))
+    }
+
+    /// The guest's interrupt controller says that the interrupt of the line is over: it
+    /// falls, and the device is let through; one that still wants raises it again. Nothing
+    /// happens while it is down.
     ///
     /// # Errors
     /// When the device does not answer.
-    pub fn open(transport: Arc<dyn Transport>) -> Result<Option<PciConfig>, ProbeError> {
-        let info = transport.device_info().map_err(failed(&*transport, "what it is"))?;
-        let part = format!("config space of {}", transport.name());
-        let pci = DeviceFlags::from_bits_retain(info.flags).contains(DeviceFlags::PCI);
-        Ok(pci.then_some(PciConfig { transport, part }))
+    pub fn end_of_interrupt(&self) -> Result<(), FunctionError> {
+        self.inner
+            .end_of_interrupt()
+            .map_err(|unfit| self.error("end an interrupt", unfit))
     }
 
-    fn read(&self) -> Result<View, Unfit> {
-        let mut bytes = [0; SIZE];
-        self.transport.region_read(region_index::CONFIG, 0, &mut bytes)?;
-        View::new(bytes)
+    /// The account of each vector, of MSI, MSI-X and the line together. Takes nothing away,
+    /// and is exact while the device and the vCPUs are stopped.
+    ///
+    /// # Errors
+    /// When an eventfd cannot be read.
+    pub fn counts(&self) -> Result<Vec<VectorCounts>, FunctionError> {
+        let counts = self.inner.state().counts(&self.inner.layout);
+        counts.map_err(|source| self.event(source))
     }
 
-    fn write(&self, at: u16, bytes: &[u8]) -> Result<(), Unfit> {
-        Ok(self.transport.region_write(region_index::CONFIG, u64::from(at), bytes)?)
+    /// The device was reset: what the guest had made of it is gone, and it is as the device
+    /// says. Interrupts that waited are gone too, and the accounts start from 0.
+    ///
+    /// # Errors
+    /// When the device does not answer, or is another one.
+    pub fn reset(&self) -> Result<(), FunctionError> {
+        let done = self.inner.reset().map_err(|unfit| self.error("reset", unfit));
+        self.inner.notify();
+        done
     }
 
-    fn write_u16(&self, at: u16, value: u16) -> Result<(), Unfit> {
-        self.write(at, &value.to_le_bytes())
+    /// What the engine saves and loads. Belongs together with [`Function::interrupts`]:
+    /// each carries a part of what waits.
+    pub fn config_space(&self) -> Box<dyn ConfigSpace> {
+        Box::new(Carried::new(self.clone()))
     }
 
-    fn write_u32(&self, at: u16, value: u32) -> Result<(), Unfit> {
-        self.write(at, &value.to_le_bytes())
+    /// What the engine binds, drains and delivers.
+    pub fn interrupts(&self) -> Box<dyn Interrupts> {
+        Box::new(Routed::new(self.clone()))
     }
 
-    fn load_resuming(&self, saved: &Saved) -> Result<(), Unfit> {
-        let now = self.read()?;
-        saved.check(&now)?;
-        let power = now.capability(CapabilityId::POWER_MANAGEMENT);
-        if let Some(at) = power
-            && now.u16(at + pm::CONTROL) & pm::CONTROL_STATE_MASK != 0
-        {
-            // Going to D0 may reset what was just loaded.
-            return Err(Unfit::Asleep);
-        }
-        let on =
-            config::Command::IO | config::Command::MEMORY | config::Command::BUS_MASTER;
-        self.write_u16(config::COMMAND, now.u16(config::COMMAND) & !on.bits())?;
-        self.load_addresses(saved)?;
-        self.write(config::CACHE_LINE_SIZE, &[saved.cache_line_size])?;
-        self.write(config::LATENCY_TIMER, &[saved.latency_timer])?;
-        self.write(config::INTERRUPT_LINE, &[saved.interrupt_line])?;
-        if let Some(at) = now.capability(CapabilityId::PCI_EXPRESS) {
-            let control = saved.pcie_control.get() & !pcie::DEVICE_CONTROL_FLR;
-            self.write_u16(at + pcie::DEVICE_CONTROL, control)?;
-            if now.pcie_version(at) >= 2 {
-                self.write_u16(at + pcie::DEVICE_CONTROL_2, saved.pcie_control_2.get())?;
-            }
-        }
-        if let Some(at) = now.capability(CapabilityId::MSI) {
-            self.load_msi(at, saved)?;
-        }
-        if let Some(at) = now.capability(CapabilityId::MSIX) {
-            self.write_u16(at + capability::msix::CONTROL, saved.msix_control.get())?;
-        }
-        self.write_u16(config::COMMAND, saved.command.get())?;
-        let held = self.read()?.u16(config::COMMAND);
-        if (held ^ saved.command.get()) & on.bits() != 0 {
-            return Err(Unfit::Command { saved: saved.command.get(), held });
-        }
-        Ok(())
+    fn error(&self, operation: &'static str, source: Unfit) -> FunctionError {
+        FunctionError { function: self.name().to_owned(), operation, source }
     }
 
-    fn load_addresses(&self, saved: &Saved) -> Result<(), Unfit> {
-        for (bar, value) in saved.bars.iter().enumerate() {
-            self.write_u32(View::bar(bar), value.get())?;
-        }
-        self.write_u32(config::ROM_ADDRESS, saved.rom.get())?;
-        let held = self.read()?;
-        for (bar, value) in saved.bars.iter().enumerate() {
-            let (saved, held) = (value.get(), held.u32(View::bar(bar)));
-            if saved != held {
-                return Err(Unfit::Bar { bar, saved, held });
-            }
-        }
-        Ok(())
-    }
-
-    fn load_msi(&self, at: u16, saved: &Saved) -> Result<(), Unfit> {
-        let control = saved.msi_control.get();
-        // The message must be complete before it may be sent.
-        self.write_u16(at + msi::CONTROL, control & !msi::CONTROL_ENABLE)?;
-        self.write_u32(at + msi::ADDRESS_LOW, saved.msi_address_low.get())?;
-        if control & msi::CONTROL_64_BIT != 0 {
-            self.write_u32(at + msi::ADDRESS_HIGH, saved.msi_address_high.get())?;
-        }
-        self.write_u16(at + View::msi_data(control), saved.msi_data.get())?;
-        if control & msi::CONTROL_MASKABLE != 0 {
-            self.write_u32(at + View::msi_mask(control), saved.msi_mask.get())?;
-        }
-        self.write_u16(at + msi::CONTROL, control)
-    }
-
-    fn load_power(&self, saved: &Saved) -> Result<(), Unfit> {
-        let now = self.read()?;
-        saved.check(&now)?;
-        let Some(at) = now.capability(CapabilityId::POWER_MANAGEMENT) else {
-            return Ok(());
-        };
-        let kept = pm::CONTROL_STATE_MASK | pm::CONTROL_PME_ENABLE;
-        let wanted = saved.power_control.get() & kept;
-        if now.u16(at + pm::CONTROL) & kept == wanted {
-            return Ok(());
-        }
-        self.write_u16(at + pm::CONTROL, wanted)
-    }
-
-    fn error(&self, operation: &str, why: Unfit) -> VmmError {
-        VmmError::new(self.part.clone(), operation, why)
+    fn event(&self, source: std::io::Error) -> FunctionError {
+        self.error("hear of interrupts", Unfit::Event(source))
     }
 }
 
-impl std::fmt::Debug for PciConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PciConfig").field("part", &self.part).finish_non_exhaustive()
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function")
+            .field("name", &self.name())
+            .field("ids", &self.inner.ids)
+            .finish_non_exhaustive()
     }
 }
 
-impl ConfigSpace for PciConfig {
-    fn save(&mut self) -> Result<Vec<u8>, VmmError> {
-        let view = self.read().map_err(|why| self.error("save", why))?;
-        Ok(Saved::new(&view).encode())
-    }
-
-    fn load(&mut self, saved: &[u8], stage: ConfigStage) -> Result<(), VmmError> {
-        let loaded = Saved::decode(saved).and_then(|saved| match stage {
-            ConfigStage::Resuming => self.load_resuming(&saved),
-            ConfigStage::Power => self.load_power(&saved),
+impl Fixed {
+    fn of(seen: &Seen) -> Fixed {
+        let pcie = seen.capability(CapabilityId::PCI_EXPRESS);
+        let by_pcie = pcie.is_some_and(|at| {
+            let capabilities = seen.u32(at + pcie::DEVICE_CAPABILITIES);
+            capabilities & pcie::DEVICE_CAPABILITIES_FLR != 0
         });
-        loaded.map_err(|why| match stage {
-            ConfigStage::Resuming => self.error("load", why),
-            ConfigStage::Power => self.error("load the power state", why),
-        })
+        let advanced = seen.capability(CapabilityId::ADVANCED_FEATURES);
+        Fixed {
+            readable: seen.readable,
+            pcie_control_2: pcie.is_some_and(|at| seen.has_pcie_control_2(at)),
+            resets: (by_pcie, advanced.is_some()),
+        }
     }
 }
 
-/// The bytes of a config space, and where its capabilities lie.
-struct View {
-    bytes: [u8; SIZE],
-    capabilities: Vec<(CapabilityId, u16)>,
-}
-
-impl View {
-    fn new(bytes: [u8; SIZE]) -> Result<View, Unfit> {
-        let mut view = View { bytes, capabilities: Vec::new() };
-        if view.u16(config::VENDOR_ID) == 0xffff {
-            return Err(Unfit::NotThere);
-        }
-        let header = view.bytes[usize::from(config::HEADER_TYPE)] & 0x7f;
-        if header != 0 {
-            return Err(Unfit::Header(header));
-        }
-        let status = config::Status::from_bits_retain(view.u16(config::STATUS));
-        if !status.contains(config::Status::CAPABILITY_LIST) {
-            return Ok(view);
-        }
-        let mut at = view.u8(config::CAPABILITY_LIST) & !3;
-        while at != 0 {
-            let start = u16::from(at);
-            if start < config::HEADER_END || view.capabilities.len() == MOST_CAPABILITIES
-            {
-                return Err(Unfit::Capabilities(at));
-            }
-            let id = CapabilityId(view.u8(start + capability::ID));
-            let end = usize::from(start + view.reach(id, start));
-            if end > SIZE {
-                return Err(Unfit::Capabilities(at));
-            }
-            view.capabilities.push((id, start));
-            at = view.u8(start + capability::NEXT) & !3;
-        }
-        Ok(view)
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many bytes of a capability are read or written at most.
-    fn reach(&self, id: CapabilityId, start: u16) -> u16 {
-        match id {
-            CapabilityId::POWER_MANAGEMENT => pm::CONTROL + 2,
-            CapabilityId::MSI => {
-                let control = self.u16(start + msi::CONTROL);
-                if control & msi::CONTROL_MASKABLE == 0 {
-                    View::msi_data(control) + 2
-                } else {
-                    View::msi_mask(control) + 4
-                }
-            }
-            CapabilityId::MSIX => capability::msix::SIZE,
-            CapabilityId::PCI_EXPRESS => pcie::DEVICE_STATUS + 2,
-            _ => 2,
+    fn hook(&self) -> MutexGuard<'_, Hook> {
+        self.hook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the hook where the BARs are, if that changed. The lock makes the last to tell
+    /// the one that tells what is.
+    fn notify(&self) {
+        let mut hook = self.hook();
+        let now = self.state().places(&self.layout);
+        if now != hook.last {
+            hook.last.clone_from(&now);
+            (hook.heard)(&now);
         }
     }
 
-    fn capability(&self, id: CapabilityId) -> Option<u16> {
-        self.capabilities.iter().find(|(one, _)| *one == id).map(|(_, at)| *at)
+    /// Whether a guest's write of config space resets the function.
+    fn resets(&self, at: u16, from: &[u8]) -> bool {
+        let wrote = |register: u16, bit: u8| {
+            let byte = register.checked_sub(at).and_then(|n| from.get(usize::from(n)));
+            byte.is_some_and(|byte| byte & bit != 0)
+        };
+        let find = |id| seen::capability_of(&self.layout, id);
+        let (by_pcie, advanced) = self.fixed.resets;
+        let pcie = find(CapabilityId::PCI_EXPRESS).filter(|_| by_pcie);
+        let advanced = find(CapabilityId::ADVANCED_FEATURES).filter(|_| advanced);
+        let flr = (pcie::DEVICE_CONTROL_FLR >> 8) as u8;
+        pcie.is_some_and(|start| wrote(start + pcie::DEVICE_CONTROL + 1, flr))
+            || advanced.is_some_and(|start| {
+                use capability::advanced_features::{CONTROL, CONTROL_FLR};
+                wrote(start + CONTROL, CONTROL_FLR)
+            })
     }
-
-    fn pcie_version(&self, at: u16) -> u16 {
-        // Version 2 has registers that version 1 leaves to somebody else.
-        let fits = usize::from(at + pcie::DEVICE_CONTROL_2) + 2 <= SIZE;
-        if fits { self.u16(at + pcie::FLAGS) & 0xf } else { 1 }
-    }
-
-    fn bar(number: usize) -> u16 {
-        config::BAR0 + 4 * number as u16
-    }
-
-    fn msi_data(control: u16) -> u16 {
-        if control & msi::CONTROL_64_BIT == 0 { msi::DATA_32 } else { msi::DATA_64 }
-    }
-
-    /// Two bytes behind the data, which has a reserved neighbour (PCI 3.0, 6.8.1).
-    fn msi_mask(control: u16) -> u16 {
-        View::msi_data(control) + 4
-    }
-
-    fn u8(&self, at: u16) -> u8 {
-        self.bytes.get(usize::from(at)).copied().unwrap_or(0)
-    }
-
-    fn u16(&self, at: u16) -> u16 {
-        u16::from_le_bytes([self.u8(at), self.u8(at + 1)])
-    }
-
-    fn u32(&self, at: u16) -> u32 {
-        u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
-    }
-}
-
-/// Why a config space cannot be saved, or what was saved not be put back.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Unfit {
-    /// The device did not take an access.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// It reads as all ones.
-    #[error("the device does not answer in its config space")]
-    NotThere,
-    /// It is no ordinary function. Holds the header type.
-    #[error("header type {0} is not supported")]
-    Header(u8),
-    /// The list of capabilities leaves its place or runs in circles. Holds an offset.
-    #[error("the list of capabilities is broken at {0:#x}")]
-    Capabilities(u8),
-    /// What was saved cannot be read. Holds its length in bytes.
-    #[error("what was saved has {0} bytes, which is no config space")]
-    Length(usize),
-    /// What was saved is of a version that is not known. Holds the version.
-    #[error("what was saved is of version {0}, only version 1 is known")]
-    Version(u16),
-    /// It was saved on another kind of device.
-    #[error("it was saved where {what} is {saved:#x}, here it is {here:#x}")]
-    Another {
-        /// What differs.
-        what: &'static str,
-        /// What it was there.
-        saved: u32,
-        /// What it is here.
-        here: u32,
-    },
-    /// The device is not in D0.
-    #[error("the device sleeps, and waking it may reset it")]
-    Asleep,
-    /// A BAR does not hold its address.
-    #[error("BAR {bar} was {saved:#x} and holds {held:#x}")]
-    Bar {
-        /// Its number, 0 to 5.
-        bar: usize,
-        /// What was saved.
-        saved: u32,
-        /// What the register holds after it was written.
-        held: u32,
-    },
-    /// The command register does not take decoding or bus mastering.
-    #[error("the command register was {saved:#x} and holds {held:#x}")]
-    Command {
-        /// What was saved.
-        saved: u16,
-        /// What the register holds after it was written.
-        held: u16,
-    },
 }

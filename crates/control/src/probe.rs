@@ -5,15 +5,15 @@ use std::sync::Arc;
 use abi::device_info::DeviceFlags;
 use abi::errno::Errno;
 use abi::feature::Feature;
-use abi::pci::{config, region_index};
 use abi::v2::Migration;
-use port::{Bus, Generation, Identity, PciIds};
+use port::{Bus, Generation, Identity, PciLayout};
 use states::v2::{Capabilities, UnknownCapabilities};
 use thiserror::Error;
 use zerocopy::FromBytes;
 
 use crate::device::{V2Device, Withheld};
 use crate::identity;
+use crate::pci::{Seen, broken};
 use crate::transport::{SaveStream, Transport, TransportError};
 
 /// Opens a device for migration: asks what it can do and who it is. Changes nothing,
@@ -29,12 +29,10 @@ use crate::transport::{SaveStream, Transport, TransportError};
 pub fn open(transport: Arc<dyn Transport>) -> Result<V2Device, ProbeError> {
     let has = capabilities(&*transport)?;
     let (capabilities, withheld) = used(has, transport.save_stream());
-    let identity = Identity {
-        bus: bus(&*transport)?,
-        generation: Generation::V2,
-        capabilities,
-        model: model(&*transport)?,
-    };
+    let (bus, layout) = bus(&*transport)?;
+    let model = model(&*transport)?;
+    let generation = Generation::V2;
+    let identity = Identity { bus, generation, capabilities, model, layout };
     let reinit = capabilities.pre_copy() && understands_reinit(&*transport)?;
     Ok(V2Device::new(transport, identity, has, withheld, reinit))
 }
@@ -140,43 +138,24 @@ fn capabilities(transport: &dyn Transport) -> Result<Capabilities, ProbeError> {
         .map_err(|source| ProbeError::Capabilities { device: device(), source })
 }
 
-pub(crate) fn bus(transport: &dyn Transport) -> Result<Bus, ProbeError> {
+/// The bus of a device with what its guest sees of it there.
+pub(crate) fn bus(
+    transport: &dyn Transport,
+) -> Result<(Bus, Option<PciLayout>), ProbeError> {
     let info = transport.device_info().map_err(failed(transport, "what it is"))?;
     let flags = DeviceFlags::from_bits_retain(info.flags);
     if !flags.contains(DeviceFlags::PCI) {
         let known = flags & !(DeviceFlags::RESET | DeviceFlags::CAPS);
         let names: Vec<_> =
             known.iter_names().map(|(name, _)| name.to_lowercase()).collect();
-        return Ok(Bus::Other(match names.as_slice() {
+        let name = match names.as_slice() {
             [] => format!("unknown bus, flags {:#x}", info.flags),
             names => names.join(" "),
-        }));
+        };
+        return Ok((Bus::Other(name), None));
     }
-    let mut header = [0; config::HEADER_END as usize];
-    transport
-        .region_read(region_index::CONFIG, 0, &mut header)
-        .map_err(failed(transport, "its ids"))?;
-    let u16_at = |at: u16| {
-        let at = usize::from(at);
-        u16::from_le_bytes([header[at], header[at + 1]])
-    };
-    let ids = PciIds {
-        vendor: u16_at(config::VENDOR_ID),
-        device: u16_at(config::DEVICE_ID),
-        subsystem_vendor: u16_at(config::SUBSYSTEM_VENDOR_ID),
-        subsystem: u16_at(config::SUBSYSTEM_ID),
-        class: u32::from(header[usize::from(config::CLASS)]) << 16
-            | u32::from(header[usize::from(config::SUBCLASS)]) << 8
-            | u32::from(header[usize::from(config::PROG_IF)]),
-        revision: header[usize::from(config::REVISION_ID)],
-    };
-    if ids.vendor == 0xffff {
-        return Err(ProbeError::Broken {
-            device: transport.name().to_owned(),
-            what: "its config space reads as all ones".to_owned(),
-        });
-    }
-    Ok(Bus::Pci(ids))
+    let seen = Seen::of(transport).map_err(|unfit| broken(transport, unfit))?;
+    Ok((Bus::Pci(seen.ids), Some(seen.layout)))
 }
 
 pub(crate) fn model(

@@ -34,8 +34,15 @@ pub trait Bus {
     /// A [`BusError`]. Nothing was written, except after [`BusError::Failed`].
     fn write(&mut self, at: Iova, data: &[u8]) -> Result<Dma, BusError>;
 
-    /// Raises interrupt `vector` of interrupt index `index` (2 is MSI-X for PCI). While
-    /// the client has the vector masked it waits: one is heard when it is unmasked.
+    /// Raises interrupt `vector` of interrupt index `index` (1 is MSI, 2 is MSI-X for
+    /// PCI). While the client has the vector masked it waits: one is heard when it is
+    /// unmasked.
+    ///
+    /// What waits so is in nobody's state: not in the model's, which has told of it, and
+    /// not in the client's, which has not heard of it. It does not travel. So an index
+    /// that can be masked is for levels, which the model knows of by itself, and PCI
+    /// needs no other: of its indexes only `INTx` is MASKABLE, as in the kernel. Vectors
+    /// of MSI and MSI-X are masked in the VMM, which keeps their pending bits.
     ///
     /// # Errors
     ///
@@ -43,10 +50,10 @@ pub trait Bus {
     fn raise(&mut self, index: u32, vector: u32) -> Result<(), BusError>;
 
     /// Says whether a line that is a level (`INTx`) is up; to be said after whatever may
-    /// have changed it, and as often as one likes. While it is up it is heard as soon as
-    /// somebody listens, has it unmasked, and the device is not stopped; and again each
-    /// time it is unmasked. Down, it is not heard any more. Staying up while the device
-    /// stops is no violation. A reset takes it down.
+    /// have changed it, which a load does too, and as often as one likes. While it is up
+    /// it is heard as soon as somebody listens, has it unmasked, and the device is not
+    /// stopped; and again each time it is unmasked. Down, it is not heard any more.
+    /// Staying up while the device stops is no violation. A reset takes it down.
     fn set_level(&mut self, index: u32, vector: u32, up: bool);
 
     /// Bytes that one message carries. A longer access takes several, and comes back

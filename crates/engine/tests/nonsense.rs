@@ -158,6 +158,7 @@ fn hello(rig: &Rig) -> Hello {
         capabilities: ALL.flags(),
         model: Some(wire::message::Model { name: "fake".into(), data_version: 1 }),
         stop_copy_bytes: None,
+        layout: None,
     });
     let section = |section, name: &str, order| SectionInfo {
         section,

@@ -2,7 +2,10 @@
 
 mod rig;
 
-use port::{Model, Order};
+use port::{
+    BarKind, Model, MsiLayout, MsixLayout, Order, PciBar, PciCapability, PciExtended,
+    PciLayout,
+};
 use rig::{CONTENTS, Rig, Went, Wires, contents, laws, migrate};
 use states::v2::{Capabilities, State};
 use testkit::{FakeDevice, FakeMemory, FakeSection, FakeVcpus, Side};
@@ -99,6 +102,122 @@ fn another_device_takes_data_that_it_does_not_know() {
         let there = blank(&far, ALL).with_identity(change);
         refused(Rig::source(&near, &[ALL]), waiting(&far, vec![there]), reason);
     }
+}
+
+fn laid_out() -> PciLayout {
+    let bar = |number, kind, size| PciBar { number, kind, size };
+    PciLayout {
+        bars: vec![
+            bar(0, BarKind::MEMORY, 4096),
+            bar(2, BarKind::MEMORY_64, 16 << 20),
+            bar(PciBar::ROM, BarKind(0), 2048),
+        ],
+        capabilities: [(0x05, 0xa0), (0x10, 0x60), (0x11, 0x50)]
+            .map(|(id, at)| PciCapability { id, at })
+            .to_vec(),
+        extended: vec![PciExtended { id: 0x01, version: 2, at: 0x100 }],
+        intx: true,
+        msi: Some(MsiLayout { vectors: 8, wide: true, maskable: true }),
+        msix: Some(MsixLayout { vectors: 8, table: 0, pending: 0x800 }),
+    }
+}
+
+#[test]
+fn a_driver_finds_a_register_elsewhere_than_it_saw_it() {
+    type Change = fn(&mut PciLayout);
+    let changes: [(Change, &str); 14] = [
+        (
+            |to| to.bars[0].size = 8192,
+            "BAR 0 of device dev0 is 32-bit memory of 4096 bytes at the source and 32-bit \
+             memory of 8192 bytes here",
+        ),
+        (
+            |to| to.bars[1].kind = BarKind(BarKind::MEMORY_64.0 | BarKind::PREFETCHABLE),
+            "and 64-bit prefetchable memory of 16777216 bytes here",
+        ),
+        (|to| to.bars[0].kind = BarKind::IO, "and I/O of 4096 bytes here"),
+        (
+            |to| (to.bars[0].size, to.bars[1].size) = (16 << 20, 4096),
+            "BAR 2 of device dev0 is 64-bit memory of 16777216 bytes at the source and \
+             64-bit memory of 4096 bytes here",
+        ),
+        (
+            |to| _ = to.bars.pop(),
+            "the ROM of device dev0 is of 2048 bytes at the source and not there here",
+        ),
+        (
+            |to| _ = to.capabilities.remove(0),
+            "device dev0 has the capability MSI at 0xa0 at the source and not here",
+        ),
+        (
+            |to| to.capabilities[2].at = 0x54,
+            "device dev0 has the capability MSIX at 0x54 here and not at the source",
+        ),
+        (
+            |to| to.extended[0].version = 1,
+            "the extended capability ERROR REPORTING, version 1, at 0x100 here and not",
+        ),
+        (
+            |to| to.extended.push(PciExtended { id: 0x77, version: 1, at: 0x140 }),
+            "the extended capability 0x77, version 1, at 0x140 here",
+        ),
+        (|to| to.intx = false, "the line (INTx) of device dev0 is there at the source"),
+        (
+            |to| to.msi = to.msi.map(|msi| MsiLayout { vectors: 4, ..msi }),
+            "MSI of device dev0 is MSI of 8 vectors, 64-bit addresses, with masks at the \
+             source and MSI of 4 vectors",
+        ),
+        (
+            |to| to.msi = to.msi.map(|msi| MsiLayout { wide: false, ..msi }),
+            "and MSI of 8 vectors, 32-bit addresses, with masks here",
+        ),
+        (
+            |to| to.msix = to.msix.map(|msix| MsixLayout { vectors: 1, ..msix }),
+            "and MSI-X of 1 vector, table in BAR 0 at 0x0",
+        ),
+        (
+            |to| to.msix = to.msix.map(|msix| MsixLayout { pending: 0x1002, ..msix }),
+            "pending bits in BAR 2 at 0x1000 here",
+        ),
+    ];
+    for (change, reason) in changes {
+        let (near, far) = sides();
+        let mut other = laid_out();
+        change(&mut other);
+        let here = device(&near, ALL).with_identity(|one| one.layout = Some(laid_out()));
+        let there = blank(&far, ALL).with_identity(|one| one.layout = Some(other));
+        refused(Rig::used(&near, vec![here]), waiting(&far, vec![there]), reason);
+    }
+}
+
+#[test]
+fn what_no_guest_sees_refuses_a_migration() {
+    let mut other = laid_out();
+    other.capabilities.reverse();
+    // One that has not told, as sources of an earlier day; and another order of the list.
+    let told = Some(laid_out());
+    for (from, to) in [(None, told.clone()), (told.clone(), None), (Some(other), told)] {
+        let (near, far) = sides();
+        let here = device(&near, ALL).with_identity(|one| one.layout = from);
+        let there = blank(&far, ALL).with_identity(|one| one.layout = to);
+        let (mut source, mut destination) =
+            (Rig::used(&near, vec![here]), waiting(&far, vec![there]));
+        let went = migrate(&mut source, &mut destination, Wires::default(), |_, _| {});
+        went.sent.result.as_ref().expect("a guest sees no difference");
+    }
+}
+
+#[test]
+fn a_hundred_differences_are_more_than_a_refusal_holds() {
+    let (near, far) = sides();
+    let mut other = laid_out();
+    other.extended = (0..96)
+        .map(|n| PciExtended { id: 0x1000 + n, version: 1, at: 0x100 + 8 * n })
+        .collect();
+    let here = device(&near, ALL).with_identity(|one| one.layout = Some(laid_out()));
+    let there = blank(&far, ALL).with_identity(|one| one.layout = Some(other));
+    let source = Rig::used(&near, vec![here]);
+    refused(source, waiting(&far, vec![there]), "device dev0 differs in 81 more places");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use abi::errno::Errno;
 use states::v2::{Capabilities, State};
 use thiserror::Error;
 
+use crate::pci::{PciIds, PciLayout};
+
 /// A device as the engine sees it, whatever its generation and whatever it is behind.
 ///
 /// One thread drives a device. Calls may block: drivers differ in how long a
@@ -148,6 +150,9 @@ pub struct Identity {
     /// The device model and the version of its data, where known. Kernel drivers do
     /// not tell.
     pub model: Option<Model>,
+    /// Where everything lies in a PCI function. `None` on any other bus, and where
+    /// nobody has told.
+    pub layout: Option<PciLayout>,
 }
 
 /// The ids of a device on its bus.
@@ -157,23 +162,6 @@ pub enum Bus {
     Pci(PciIds),
     /// Any other bus (platform, ccw, ap), by the name of the bus and of the device.
     Other(String),
-}
-
-/// The ids of a PCI function, as in its config space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PciIds {
-    /// Vendor id, offset 0x00.
-    pub vendor: u16,
-    /// Device id, offset 0x02.
-    pub device: u16,
-    /// Subsystem vendor id, offset 0x2c.
-    pub subsystem_vendor: u16,
-    /// Subsystem id, offset 0x2e.
-    pub subsystem: u16,
-    /// Class code, 24 bits, offset 0x09.
-    pub class: u32,
-    /// Revision, offset 0x08.
-    pub revision: u8,
 }
 
 /// Which generation of the migration interface a device speaks. The engine carries the

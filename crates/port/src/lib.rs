@@ -30,6 +30,7 @@ mod device;
 mod mapping;
 mod memory;
 mod observe;
+mod pci;
 mod slots;
 mod source;
 mod store;
@@ -39,12 +40,15 @@ pub use channel::{
     Accept, Archive, Channel, ChannelError, Close, Dial, Halves, Receive, Transmit,
 };
 pub use device::{
-    Bus, Device, DeviceError, Fault, Generation, Identity, Model, Opened, PciIds,
-    PrecopyInfo, Read, ResumeSession, SaveSession,
+    Bus, Device, DeviceError, Fault, Generation, Identity, Model, Opened, PrecopyInfo,
+    Read, ResumeSession, SaveSession,
 };
 pub use mapping::{DmaMap, Mapping, Mappings};
 pub use memory::{Gpa, GuestMemory, MemoryError, MemoryRegion};
 pub use observe::{Clock, Gate, Inspect, Observer, Phase, Progress, Silent, SystemClock};
+pub use pci::{
+    BarKind, MsiLayout, MsixLayout, PciBar, PciCapability, PciExtended, PciIds, PciLayout,
+};
 pub use slots::{Slot, SlotLog};
 pub use source::{DirtyReport, DirtySource, Everything, SourceError, Space};
 pub use store::{AttemptId, Decision, DecisionStore, StoreError, StoreId};

@@ -22,8 +22,9 @@ pub trait Vcpus: Send {
 
 /// The VMM's view of a device's config space. A device off PCI has none.
 pub trait ConfigSpace: Send {
-    /// What the guest made of it: BARs, command, vectors, power state. Called after the
-    /// vCPUs stopped and before STOP_COPY.
+    /// What the guest made of it: BARs, command, vectors, masks, power state. Called after
+    /// the vCPUs stopped and before STOP_COPY: what the device raises after it is in what
+    /// [`Interrupts::drain`] takes.
     ///
     /// # Errors
     /// When the device cannot be read.
@@ -62,7 +63,9 @@ pub trait Interrupts: Send {
     fn unbind(&mut self) -> Result<(), VmmError>;
 
     /// Takes what was raised and not yet handled, one count a vector, after the device
-    /// stopped. Counts are exact for unmasked vectors; a masked vector has at most 1.
+    /// stopped. Counts are exact for unmasked vectors; a masked vector's become its one
+    /// pending bit where they are delivered. A device that is stopped raises nothing, so
+    /// that nothing can come after it.
     ///
     /// # Errors
     /// When it cannot be told; nothing was taken then.

@@ -92,6 +92,7 @@ impl FakeDevice {
                 generation: Generation::V2,
                 capabilities,
                 model: Some(Model { name: "fake".to_owned(), data_version: 1 }),
+                layout: None,
             },
             inner: Arc::new(Mutex::new(Inner {
                 name: name.to_owned(),

@@ -31,6 +31,7 @@ mod answer;
 mod handoff;
 mod hello;
 mod identity;
+mod layout;
 pub(crate) mod record;
 
 pub use answer::{Accept, AcceptedDevice, Refusal, RefusalCode, Refuse};
@@ -39,6 +40,10 @@ pub use handoff::{
 };
 pub use hello::{Hello, MemoryRegion, RunState, StoreId};
 pub use identity::{Bus, DeviceIdentity, Generation, Model, PciIds};
+pub use layout::{
+    MAX_BARS, MAX_CAPABILITIES, MAX_EXTENDED, MsiLayout, MsixLayout, PciBar,
+    PciCapability, PciExtended, PciLayout,
+};
 
 use record::{Reader, Record, RecordWriter};
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use abi::pci::config::{COMMAND, Command, INTERRUPT_PIN, STATUS};
 use models::accel::registers as reg;
-use models::accel::{BAR0, BAR2, BAR4, IDS, MSIX, PCIE, PM, VECTORS};
+use models::accel::{AER, BAR0, BAR2, BAR4, IDS, LTR, MSI, MSIX, PCIE, PM, VECTORS};
 use sys::SharedMemory;
 
+use super::memory::Memory;
 use crate::{Found, expect, said, wait_for};
 
 /// What the test serves: `accel` as it is without options.
@@ -136,6 +137,12 @@ impl Device {
         expect("status of the command", self.finish()?, reg::DONE)
     }
 
+    /// Lets it raise a vector: a command that copies a little.
+    pub(crate) fn interrupt(&self, memory: &Memory, vector: u64) -> Result<(), String> {
+        let (iova, kind) = (memory.address(0), reg::COPY_TO_DEVICE);
+        self.copy(Copy { kind, iova, offset: 8 << 20, bytes: 64, vector })
+    }
+
     // What is checked of the device alone.
 
     pub(crate) fn check_identity(&self) -> Found {
@@ -167,9 +174,12 @@ impl Device {
             found.push((header & 0xff, at));
             at = header >> 8;
         }
-        for (id, place, name) in
-            [(0x01, PM, "PM"), (0x11, MSIX, "MSI-X"), (0x10, PCIE, "PCIe")]
-        {
+        for (id, place, name) in [
+            (0x01, PM, "PM"),
+            (0x11, MSIX, "MSI-X"),
+            (0x10, PCIE, "PCIe"),
+            (0x05, MSI, "MSI"),
+        ] {
             if !found.contains(&(id, place as u16)) {
                 return Err(format!("no {name} capability at {place:#x}: {found:x?}"));
             }
@@ -178,11 +188,32 @@ impl Device {
         expect("MSI-X vectors", self.config_u16(msix + 2)? & 0x7ff, VECTORS as u16 - 1)?;
         expect("MSI-X table", self.config_u16(msix + 4)?, BAR4 as u16)?;
         expect("MSI-X pending bits", self.config_u16(msix + 8)?, 0x800 | BAR4 as u16)?;
+        // Off, for 8 vectors, with addresses of 64 bits and masks.
+        expect("MSI control", self.config_u16(MSI as u16 + 2)?, 0x0186)?;
         Ok(found
             .iter()
             .map(|(id, at)| format!("{id:#x}@{at:#x}"))
             .collect::<Vec<_>>()
             .join(" "))
+    }
+
+    /// Error and latency reporting: what is written stays, an error bit that is not set
+    /// cannot be made.
+    pub(crate) fn check_extended(&self) -> Found {
+        let (aer, ltr) = (AER as u16, LTR as u16);
+        expect("id of AER", self.config_u16(aer)?, 0x0001)?;
+        expect("id of LTR", self.config_u16(ltr)?, 0x0018)?;
+        for value in [0x1003, 0] {
+            self.set_config_u16(ltr + 4, value)?;
+            expect("snoop latency", self.config_u16(ltr + 4)?, value)?;
+        }
+        self.set_config_u16(aer + 4, 0xffff)?;
+        expect("uncorrectable errors", self.config_u16(aer + 4)?, 0)?;
+        let mask = self.config_u16(aer + 20)?;
+        self.set_config_u16(aer + 20, mask ^ 0x40)?;
+        expect("mask of correctable errors", self.config_u16(aer + 20)?, mask ^ 0x40)?;
+        self.set_config_u16(aer + 20, mask)?;
+        Ok("AER and LTR".to_owned())
     }
 
     pub(crate) fn check_bars(&self) -> Found {

@@ -14,7 +14,7 @@ use models::accel::registers as reg;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
-use super::device::{Copy, Device};
+use super::device::Device;
 use super::memory::Memory;
 use crate::{Found, PATIENCE, expect, modules, said};
 
@@ -33,7 +33,7 @@ pub(crate) fn check(device: &Device, memory: &Memory) -> Found {
     line.enable(device)?;
     line.silent("before anything happened")?;
 
-    ring(device, memory, 3)?;
+    device.interrupt(memory, 3)?;
     line.take("the first one")?;
     expect("INTERRUPTS", device.register(reg::INTERRUPTS)?, 1 << 3)?;
     pending(device, true)?;
@@ -50,8 +50,8 @@ pub(crate) fn check(device: &Device, memory: &Memory) -> Found {
 
     // Two of them while it is off come as one, and go one by one.
     device.set_command(Command::INTX_DISABLE, Command::empty())?;
-    ring(device, memory, 1)?;
-    ring(device, memory, 6)?;
+    device.interrupt(memory, 1)?;
+    device.interrupt(memory, 6)?;
     line.silent("while it is off")?;
     expect("INTERRUPTS", device.register(reg::INTERRUPTS)?, 1 << 1 | 1 << 6)?;
     line.enable(device)?;
@@ -66,7 +66,7 @@ pub(crate) fn check(device: &Device, memory: &Memory) -> Found {
 
     // Many in a row: none is lost, none is stuck.
     for n in 0..20 {
-        ring(device, memory, n % 8)?;
+        device.interrupt(memory, n % 8)?;
         line.take(&format!("number {n} in a row"))?;
         acknowledge(device)?;
         line.enable(device)?;
@@ -99,11 +99,6 @@ fn acknowledge(device: &Device) -> Result<(), String> {
 fn pending(device: &Device, expected: bool) -> Result<(), String> {
     let bit = Status::INTERRUPT.bits();
     expect("status", device.status()? & bit, if expected { bit } else { 0 })
-}
-
-fn ring(device: &Device, memory: &Memory, vector: u64) -> Result<(), String> {
-    let (iova, kind) = (memory.address(0), reg::COPY_TO_DEVICE);
-    device.copy(Copy { kind, iova, offset: 8 << 20, bytes: 64, vector })
 }
 
 /// `/dev/uio0`.

@@ -10,7 +10,7 @@ use abi::pci::config::Command;
 use models::accel::registers as reg;
 use models::accel::{MSIX, VECTORS};
 
-use super::device::{Copy, Device};
+use super::device::Device;
 use super::memory::Memory;
 use crate::{Found, expect, said, wait_for};
 
@@ -67,12 +67,6 @@ fn enabled(device: &Device, memory: &Memory, during: impl FnOnce() -> Found) -> 
     found
 }
 
-/// Lets the device raise a vector: a command that copies a little.
-fn ring(device: &Device, memory: &Memory, vector: u64) -> Result<(), String> {
-    let (iova, kind) = (memory.address(0), reg::COPY_TO_DEVICE);
-    device.copy(Copy { kind, iova, offset: 8 << 20, bytes: 64, vector })
-}
-
 /// Waits for the word of a vector, and clears it.
 fn take(memory: &Memory, vector: u64) -> Result<(), String> {
     wait_for(&format!("vector {vector}"), || Ok(memory.word(place(vector))? != 0))?;
@@ -96,7 +90,7 @@ pub(crate) fn check_vectors(device: &Device, memory: &Memory) -> Found {
     enabled(device, memory, || {
         for vector in [0, 5, 0, VECTORS - 1] {
             let before = device.register(reg::IRQ_SENT + 8 * vector)?;
-            ring(device, memory, vector)?;
+            device.interrupt(memory, vector)?;
             take(memory, vector)?;
             silent(memory)?;
             let after = device.register(reg::IRQ_SENT + 8 * vector)?;
@@ -111,19 +105,19 @@ pub(crate) fn check_vectors(device: &Device, memory: &Memory) -> Found {
 pub(crate) fn check_mask(device: &Device, memory: &Memory) -> Found {
     enabled(device, memory, || {
         let vector = 5;
-        ring(device, memory, vector)?;
+        device.interrupt(memory, vector)?;
         take(memory, vector)?;
         mask(device, vector, true)?;
-        ring(device, memory, vector)?;
-        ring(device, memory, vector)?;
+        device.interrupt(memory, vector)?;
+        device.interrupt(memory, vector)?;
         // Another one comes after it, so it would have come by now.
-        ring(device, memory, 2)?;
+        device.interrupt(memory, 2)?;
         take(memory, 2)?;
         silent(memory)?;
         mask(device, vector, false)?;
         take(memory, vector)?;
         // It came once for both, and comes again for the next.
-        ring(device, memory, vector)?;
+        device.interrupt(memory, vector)?;
         take(memory, vector)?;
         silent(memory)?;
         Ok("kept while masked, delivered when unmasked".to_owned())
@@ -134,12 +128,12 @@ pub(crate) fn check_mask(device: &Device, memory: &Memory) -> Found {
 pub(crate) fn check_function_mask(device: &Device, memory: &Memory) -> Found {
     enabled(device, memory, || {
         for vector in [1, 6] {
-            ring(device, memory, vector)?;
+            device.interrupt(memory, vector)?;
             take(memory, vector)?;
         }
         device.set_config_u16(CONTROL, ENABLE | MASK_ALL)?;
         for vector in [1, 6] {
-            ring(device, memory, vector)?;
+            device.interrupt(memory, vector)?;
         }
         // Long enough for both to be written where they must not be.
         std::thread::sleep(Duration::from_millis(200));

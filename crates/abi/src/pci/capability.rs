@@ -56,6 +56,15 @@ pub mod msi {
     pub const DATA_64: u16 = 12;
     /// In CONTROL: on.
     pub const CONTROL_ENABLE: u16 = 1 << 0;
+    /// In CONTROL, bits 1 to 3: the number of vectors there are, as a power of two.
+    /// Read-only.
+    pub const CONTROL_CAPABLE_SHIFT: u16 = 1;
+    /// In CONTROL, bits 4 to 6: the number of vectors in use, as a power of two.
+    pub const CONTROL_IN_USE_SHIFT: u16 = 4;
+    /// The bits of such a number, after the shift.
+    pub const CONTROL_VECTORS_MASK: u16 = 0x7;
+    /// The most vectors.
+    pub const MAX_VECTORS: u16 = 32;
     /// In CONTROL: the address has 64 bits.
     pub const CONTROL_64_BIT: u16 = 1 << 7;
     /// In CONTROL: vectors can be masked one by one.
@@ -131,4 +140,12 @@ pub mod pcie {
     pub const DEVICE_CAPABILITIES_2: u16 = 0x24;
     /// u16: device control 2.
     pub const DEVICE_CONTROL_2: u16 = 0x28;
+}
+
+/// Advanced features, PCI Engineering Change Notice of July 2006.
+pub mod advanced_features {
+    /// u8: control.
+    pub const CONTROL: u16 = 4;
+    /// In CONTROL: resets the function when written as one; reads as zero.
+    pub const CONTROL_FLR: u8 = 1 << 0;
 }

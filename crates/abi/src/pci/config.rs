@@ -67,6 +67,8 @@ pub const BAR_MEMORY_MASK: u32 = !0xf;
 pub const BAR_IO_MASK: u32 = !0x3;
 /// Bit 0 of the expansion ROM register: it decodes.
 pub const ROM_ENABLE: u32 = 1 << 0;
+/// The address bits of the expansion ROM register.
+pub const ROM_ADDRESS_MASK: u32 = !0x7ff;
 
 bitflags::bitflags! {
     /// The command register.

@@ -5,8 +5,9 @@ use states::v2::Capabilities;
 
 use super::{
     Budget, DIRTY_RATE, DMA_RATE, Generation, ServedModel, capabilities, inject,
+    interrupts,
 };
-use crate::guest::options::Inject;
+use crate::guest::options::{Inject, InterruptKind};
 use crate::units::{Rate, Size};
 
 /// `demo`.
@@ -20,6 +21,12 @@ pub struct Demo {
     /// were verified
     #[arg(long, conflicts_with_all = ["model", "generation"])]
     pub matrix: bool,
+    /// Migrate so many times, there and back again in the same two guest processes; each
+    /// is checked, and the first that is not verified ends it. With --json every report
+    /// is a line, and the last line is what they all come to
+    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with = "matrix",
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub repeat: u32,
     /// Devices of the guest, 1 to 8 [default: 2] [in the matrix: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     pub devices: Option<u8>,
@@ -35,11 +42,11 @@ pub struct Demo {
     /// of the source's and the destination's: SOURCE:DESTINATION
     #[arg(long, default_value = "v2", value_name = "GENERATION", value_parser = generations)]
     pub generation: (Generation, Generation),
-    /// Guest memory [default: 512M] [in the matrix: 16M]
+    /// Guest memory [default: 512M] [with --repeat: 128M] [in the matrix: 16M]
     #[arg(long, value_name = "SIZE")]
     pub guest_memory: Option<Size>,
-    /// Memory of each accelerator, a power of two from 16M to 16G [default: 64M] [in the
-    /// matrix: 16M]
+    /// Memory of each accelerator, a power of two from 16M to 16G [default: 64M] [with
+    /// --repeat: 32M] [in the matrix: 16M]
     #[arg(long, value_name = "SIZE")]
     pub device_memory: Option<Size>,
     /// How much memory the guest rewrites a second
@@ -56,13 +63,17 @@ pub struct Demo {
     #[arg(long, default_value_t = 2, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=64))]
     pub vcpus: u32,
-    /// How the migration should go.
+    /// How the devices interrupt the guest [default: the best way that each one has]
+    #[arg(long, value_name = "HOW", value_parser = interrupts())]
+    pub interrupts: Option<InterruptKind>,
+    /// How each migration should go.
     #[command(flatten)]
     pub budget: Budget,
     /// Break one thing, which the check must then find (exit status 1): a byte of a
     /// page, before it is checksummed for the stream; a byte that a device holds, before
-    /// or in its save; a dirty bit, forgotten; a pending interrupt, dropped; or let one
-    /// peer write through after its target stopped (implies --p2p)
+    /// or in its save; a dirty bit, forgotten; interrupts that wait, dropped; or let one
+    /// peer write through after its target stopped (implies --p2p). With --repeat, in the
+    /// first migration
     #[arg(long, value_name = "WHAT", value_parser = inject())]
     pub inject: Option<Inject>,
 }

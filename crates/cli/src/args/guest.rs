@@ -7,7 +7,7 @@ use link::Uri;
 
 use super::{Budget, DIRTY_RATE, DMA_RATE};
 use crate::devices::DeviceUri;
-use crate::guest::options::Inject;
+use crate::guest::options::{Inject, InterruptKind};
 use crate::units::{Rate, Size};
 
 /// `guest`.
@@ -40,6 +40,10 @@ pub enum GuestCommand {
         /// Break one thing in the next migration, for a check to find
         #[arg(long, value_name = "WHAT", value_parser = super::inject())]
         inject: Option<Inject>,
+        /// How the devices interrupt the guest [default: the best way that each has]
+        #[arg(long, value_name = "HOW", value_parser = super::interrupts(),
+              conflicts_with = "from")]
+        interrupts: Option<InterruptKind>,
     },
     /// Receive a guest here and run it
     Receive {
@@ -49,6 +53,9 @@ pub enum GuestCommand {
         /// The machine, as the source has it.
         #[command(flatten)]
         machine: MachineArgs,
+        /// As in run, once the guest migrates from here
+        #[arg(long)]
+        hold: bool,
     },
     /// Ask or tell a guest something, over its control socket
     Ctl(Ctl),
@@ -108,7 +115,14 @@ pub enum Control {
     Migrate(Migrate),
     /// Save it in a file, for `guest run --from`, and wait for the end; Ctrl-C cancels
     Snapshot(Snapshot),
-    /// Cancel the migration or the snapshot under way
+    /// Take a guest in again, once the one that was here has moved away: what that left
+    /// behind is thrown away. Says where it is awaited; cancel ends that
+    Receive {
+        /// Where to listen for it: tcp:HOST:PORT (port 0: any free one) or unix:PATH
+        #[arg(long, value_name = "URI")]
+        from: Uri,
+    },
+    /// Cancel the migration or the snapshot under way, or the wait for a guest
     Cancel,
     /// Let the migration under way send at most so much in a second
     SetRate {

@@ -56,6 +56,9 @@ pub fn run(ctl: &Ctl, global: &Global) -> Result<Exit> {
         Control::Migrate(migrate) => return self::migrate(socket, migrate, global),
         Control::Snapshot(snapshot) => return self::snapshot(socket, snapshot, global),
         Control::Status => simple(json!({ "command": "status" }))?,
+        Control::Receive { from } => {
+            simple(json!({ "command": "receive", "from": from.to_string() }))?
+        }
         Control::Cancel => simple(json!({ "command": "cancel" }))?,
         Control::SetRate { rate } => {
             let rate = rate.0.map(Rate::bytes_per_second);
@@ -140,15 +143,7 @@ pub fn tell(summary: &Summary, json: bool) -> Result<Exit> {
     }
     let exit = status(summary.found());
     if exit != Exit::Done {
-        let why = match (&summary.error, summary.problems.first()) {
-            (Some(error), _) => error.clone(),
-            (None, Some(problem)) => format!(
-                "what arrived is not what was sent: {}: {}",
-                problem.place, problem.text
-            ),
-            (None, None) => format!("the migration ended as {}", summary.outcome),
-        };
-        output::note(&format!("vfio-migrate: {why}"));
+        output::note(&format!("vfio-migrate: {}", summary.why()));
     }
     Ok(exit)
 }

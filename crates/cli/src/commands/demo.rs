@@ -10,10 +10,12 @@
 //!
 //! Nothing of the migration happens in this process: it starts the others, asks and
 //! tells them over their control sockets, and compares what the two guests wrote down.
+//! Where it repeats, the process that the guest has left receives it again.
 
 mod matrix;
 mod plan;
 mod process;
+mod repeat;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,10 +41,14 @@ const PACE: Duration = Duration::from_millis(20);
 /// How many pages the vCPUs, and blocks or bytes each device, have to write at the
 /// destination before everything is checked once more.
 const AFTERWARDS: u64 = 256;
+/// Where a guest is awaited: the process says at which port.
+const ANYWHERE: &str = "tcp:127.0.0.1:0";
+/// What is said of one that does not.
+const NO_PLACE: &str = "the destination does not say where it listens";
 /// How many differences are told.
 const TOLD: usize = 20;
 
-/// Runs the demo, or all of the matrix.
+/// Runs the demo, once or again and again, or all of the matrix.
 ///
 /// # Errors
 /// When a process does not start or dies, or a guest refuses. A migration that did not
@@ -53,6 +59,7 @@ pub(super) fn run(demo: &Demo, global: &Global) -> Result<Exit> {
     let crew = Crew::default();
     let watch = crew.watch_signals()?;
     let done = match plans.as_slice() {
+        [plan] if plan.repeat > 1 => repeat::run(plan, global, &crew),
         [plan] if !demo.matrix => {
             let show = Show::new(global.json, global.verbose > 0);
             perform(plan, global, &crew, Some(&show))
@@ -75,44 +82,85 @@ fn perform(
     crew: &Crew,
     show: Option<&Show>,
 ) -> Result<Summary> {
-    let folder = Folder::new()?;
-    let starter =
-        Starter::new(folder.path(), global.verbose, global.log.as_deref(), crew.clone())?;
-    let (source, destination) = stage(plan, &starter, folder.path())?;
+    let pair = Pair::start(plan, global, crew)?;
     if let Some(show) = show {
-        show.note(&format!(
+        show.note(&pair.introduction());
+    }
+    pair.migrate(plan, crew, show)
+}
+
+/// Both guests, the servers of their devices, and what they share.
+struct Pair {
+    /// Where the guest is.
+    here: Side,
+    /// Where it is awaited.
+    there: Side,
+    /// And at which place there.
+    to: String,
+    _folder: Folder,
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for side in [&self.here, &self.there] {
+            // What does not end by itself is ended.
+            let _ = side.ask(&json!({ "command": "quit", "discard": true }));
+        }
+    }
+}
+
+impl Pair {
+    /// Starts everything, and waits until the guest does something.
+    fn start(plan: &Plan, global: &Global, crew: &Crew) -> Result<Pair> {
+        let folder = Folder::new()?;
+        let (verbose, log) = (global.verbose, global.log.as_deref());
+        let starter = Starter::new(folder.path(), verbose, log, crew.clone())?;
+        let (here, there, to) = stage(plan, &starter, folder.path())?;
+        here.works(&Done::default(), plan, 1)?;
+        Ok(Pair { here, there, to, _folder: folder })
+    }
+
+    /// Who is who.
+    fn introduction(&self) -> String {
+        format!(
             "{} devices a side are served; the guest runs in process {} and is awaited in \
              process {}",
-            plan.devices,
-            source.guest.pid(),
-            destination.guest.pid(),
-        ));
+            self.here.servers.len(),
+            self.here.guest.pid(),
+            self.there.guest.pid(),
+        )
     }
-    source.works(&Done::default(), plan, 1)?;
-    let to = destination.place.clone();
-    let answer = talk(
-        &source.control,
-        &ctl::migrate_request(&to, &plan.budget),
-        PATIENCE,
-        &mut |progress| {
+
+    /// Migrates the guest, checks it, and stops it.
+    fn migrate(&self, plan: &Plan, crew: &Crew, show: Option<&Show>) -> Result<Summary> {
+        let request = ctl::migrate_request(&self.to, &plan.budget);
+        let answer = talk(&self.here.control, &request, PATIENCE, &mut |progress| {
             if let Some(show) = show {
                 show.json(progress);
             }
-        },
-    )
-    .with_context(|| source.died())?;
-    let mut summary = ctl::summary(&answer)?;
-    plan.name(&mut summary);
-    summary.source_pid = Some(source.guest.pid());
-    summary.destination_pid = Some(destination.guest.pid());
-    if summary.outcome == "completed" {
-        check(plan, crew, &source, &destination, &mut summary)?;
+        })
+        .with_context(|| self.here.died())?;
+        let mut summary = ctl::summary(&answer)?;
+        plan.name(&mut summary);
+        summary.source_pid = Some(self.here.guest.pid());
+        summary.destination_pid = Some(self.there.guest.pid());
+        if summary.outcome == "completed" {
+            check(plan, crew, &self.here, &self.there, &mut summary)?;
+        }
+        Ok(summary)
     }
-    for side in [&source, &destination] {
-        // What does not end by itself is ended.
-        let _ = side.ask(&json!({ "command": "quit", "discard": true }));
+
+    /// The guest, which is there and stopped, goes on, and the process that it left
+    /// awaits it.
+    fn turn(&mut self) -> Result<()> {
+        let request = json!({ "command": "receive", "from": ANYWHERE });
+        let answer = self.here.ask(&request)?;
+        let place = answer.pointer("/waiting/from").and_then(Value::as_str);
+        self.to = place.context(NO_PLACE)?.to_owned();
+        self.there.ask(&json!({ "command": "resume" }))?;
+        std::mem::swap(&mut self.here, &mut self.there);
+        Ok(())
     }
-    Ok(summary)
 }
 
 /// Compares both sides at the stop; lets the destination go on, and checks it again. One
@@ -174,15 +222,14 @@ fn goes_on(
 /// One guest and the servers of its devices. The guest ends first.
 struct Side {
     guest: Process,
-    _servers: Vec<Process>,
+    servers: Vec<Process>,
     control: PathBuf,
     digests: PathBuf,
-    /// Where it can be migrated to: the destination's only.
-    place: String,
 }
 
-/// Starts everything, and waits until all of it is ready.
-fn stage(plan: &Plan, starter: &Starter, folder: &Path) -> Result<(Side, Side)> {
+/// Starts everything, and waits until all of it is ready: the source, the destination, and
+/// the place where that waits.
+fn stage(plan: &Plan, starter: &Starter, folder: &Path) -> Result<(Side, Side, String)> {
     let deadline = Instant::now() + READY;
     let serve = |side: &str, generation: Generation| -> Result<Vec<Process>> {
         (0..plan.devices)
@@ -233,28 +280,24 @@ fn stage(plan: &Plan, starter: &Starter, folder: &Path) -> Result<(Side, Side)> 
             .collect();
         starter.start(&format!("{side} guest"), &arguments)
     };
-    let mut receive =
-        guest("destination", vec!["receive".into(), "--from=tcp:127.0.0.1:0".into()])?;
+    let receive = ["receive".to_owned(), format!("--from={ANYWHERE}"), "--hold".into()];
+    let mut receive = guest("destination", receive.into())?;
     let mut run = vec!["run".to_owned(), "--hold".to_owned()];
+    run.extend(plan.interrupts.map(|kind| format!("--interrupts={kind}")));
     run.extend(plan.inject.map(|inject| format!("--inject={inject}")));
     let mut run = guest("source", run)?;
     let ready = receive.ready(deadline)?;
     let place = ready.get("from").and_then(Value::as_str);
-    let place =
-        place.context("the destination does not say where it listens")?.to_owned();
+    let place = place.context(NO_PLACE)?.to_owned();
     run.ready(deadline)?;
     let [near, far] = servers;
-    let side = |name: &str, guest, servers, place| Side {
+    let side = |name: &str, guest, servers| Side {
         guest,
-        _servers: servers,
+        servers,
         control: folder.join(format!("{name}.ctl")),
         digests: folder.join(format!("{name}.digests")),
-        place,
     };
-    Ok((
-        side("source", run, near, String::new()),
-        side("destination", receive, far, place),
-    ))
+    Ok((side("source", run, near), side("destination", receive, far), place))
 }
 
 /// What a guest did so far: pages by each vCPU, blocks by each device.

@@ -11,7 +11,7 @@ use crate::guest::options::{MachineOptions, ReceiveOptions, RunOptions};
 /// Runs, receives or controls a guest.
 pub(super) fn run(command: GuestCommand, global: &Global) -> Result<Exit> {
     match command {
-        GuestCommand::Run { machine, from, paused, hold, inject } => {
+        GuestCommand::Run { machine, from, paused, hold, inject, interrupts } => {
             let options = RunOptions {
                 control: machine.control.clone(),
                 digests: machine.digests.clone(),
@@ -19,6 +19,7 @@ pub(super) fn run(command: GuestCommand, global: &Global) -> Result<Exit> {
                 inject,
                 hold,
                 paused,
+                interrupts,
             };
             let ended = match from {
                 Some(file) => guest::run_from(options, &file)?,
@@ -26,12 +27,13 @@ pub(super) fn run(command: GuestCommand, global: &Global) -> Result<Exit> {
             };
             Ok(status(Found::Guest(ended)))
         }
-        GuestCommand::Receive { from, machine } => {
+        GuestCommand::Receive { from, machine, hold } => {
             let options = ReceiveOptions {
                 control: machine.control.clone(),
                 digests: machine.digests.clone(),
                 machine: options(machine),
                 from,
+                hold,
             };
             Ok(status(Found::Guest(guest::receive(options)?)))
         }

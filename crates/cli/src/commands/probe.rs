@@ -5,6 +5,8 @@ use std::fmt::Write;
 use ::states::v2::{Capabilities, State};
 use abi::feature::{Feature, FeatureFlags};
 use abi::irq::IrqInfoFlags;
+use abi::pci::capability::CapabilityId;
+use abi::pci::extended::ExtendedId;
 use abi::pci::{irq_index, region_index};
 use abi::region::RegionFlags;
 use anyhow::{Result, anyhow};
@@ -12,7 +14,7 @@ use control::{DmaLog, IrqInfo, RegionInfo, Withheld};
 use device::Digest;
 use dirty::{IovaRange, PageSize};
 use host::{About, Way};
-use port::{Bus, Device, DirtySource, Identity};
+use port::{Bus, Device, DirtySource, Identity, PciBar, PciLayout};
 use serde_json::{Map, Value, json};
 
 use crate::args::Probe;
@@ -189,7 +191,7 @@ impl Findings {
             stop_copy_bytes: device.stop_copy_bytes()?,
             longest_transaction: device.longest_transaction(),
             validated_at_start: device.validated_at_start(),
-            dma_log: device.dirty_source()?.map(|log| log.name().to_owned()),
+            dma_log: device.own_log()?.map(|log| log.name().to_owned()),
             regions,
             irqs,
             withheld: device.withheld().to_vec(),
@@ -250,6 +252,7 @@ impl Findings {
             "dma_log": self.has_log(),
             "regions": regions,
             "irqs": irqs,
+            "layout": self.identity.layout.as_ref().map(layout_to_json),
             "migration": { "will": self.will(), "will_not": self.will_not() },
         });
         if let Some(kernel) = &self.kernel {
@@ -311,6 +314,12 @@ impl Findings {
                 format!("{} vectors", irq.count),
                 if level { "  masked when raised" } else { "" },
             ));
+        }
+        if let Some(layout) = &self.identity.layout {
+            line(format_args!("  layout, the same on both hosts"));
+            for what in layout_in_words(layout) {
+                line(format_args!("    {what}"));
+            }
         }
         line(format_args!("  a migration will"));
         for sentence in self.will() {
@@ -442,6 +451,66 @@ impl Findings {
             _ => format!("index {index}"),
         }
     }
+}
+
+/// What a guest sees of a PCI function, and the destination's must have likewise.
+fn layout_in_words(layout: &PciLayout) -> Vec<String> {
+    let PciLayout { bars, capabilities, extended, intx, msi, msix } = layout;
+    let mut words: Vec<String> = bars.iter().map(ToString::to_string).collect();
+    if !capabilities.is_empty() {
+        let named = |one: &port::PciCapability| match CapabilityId(one.id).name() {
+            Some(name) => format!("{} at {:#x}", name.replace('_', " "), one.at),
+            None => format!("{:#x} at {:#x}", one.id, one.at),
+        };
+        let each = capabilities.iter().map(named);
+        words.push(each.collect::<Vec<_>>().join(", "));
+    }
+    if !extended.is_empty() {
+        let named = |one: &port::PciExtended| match ExtendedId(one.id).name() {
+            Some(name) => format!("{} at {:#x}", name.replace('_', " "), one.at),
+            None => format!("{:#x} at {:#x}", one.id, one.at),
+        };
+        let each = extended.iter().map(named);
+        words.push(each.collect::<Vec<_>>().join(", "));
+    }
+    words.extend(intx.then(|| "a line (INTx)".to_owned()));
+    words.extend(msi.map(|msi| msi.to_string()));
+    words.extend(msix.map(|msix| msix.to_string()));
+    words
+}
+
+fn layout_to_json(layout: &PciLayout) -> Value {
+    let PciLayout { bars, capabilities, extended, intx, msi, msix } = layout;
+    let bars = bars.iter().map(|bar| {
+        json!({
+            "bar": bar.number,
+            "kind": if bar.number == PciBar::ROM { "ROM".to_owned() } else { bar.kind.to_string() },
+            "bytes": bar.size,
+        })
+    });
+    let capabilities = capabilities.iter().map(
+        |one| json!({ "id": one.id, "name": CapabilityId(one.id).name(), "at": one.at }),
+    );
+    let extended = extended.iter().map(|one| {
+        let name = ExtendedId(one.id).name();
+        json!({ "id": one.id, "name": name, "version": one.version, "at": one.at })
+    });
+    json!({
+        "bars": bars.collect::<Vec<_>>(),
+        "capabilities": capabilities.collect::<Vec<_>>(),
+        "extended_capabilities": extended.collect::<Vec<_>>(),
+        "intx": intx,
+        "msi": msi.map(|msi| json!({
+            "vectors": msi.vectors,
+            "wide": msi.wide,
+            "masks": msi.maskable,
+        })),
+        "msix": msix.map(|msix| json!({
+            "vectors": msix.vectors,
+            "table": { "bar": msix.table & 7, "offset": msix.table & !7 },
+            "pending": { "bar": msix.pending & 7, "offset": msix.pending & !7 },
+        })),
+    })
 }
 
 /// One number for all of a device's memory: the CRC32C of its chunks' CRC32Cs.

@@ -1,32 +1,37 @@
 //! The guest's driver of an accelerator.
 //!
 //! ```text
-//!   BAR2   0 ............ window ............. end - peer - 1 ... end - 1
-//!          | written by   | written by the     | written by     | written by
-//!          | the guest,   | device itself      | the other      | commands
-//!          | mapped       | (its ring)         | device         |
+//!   memory  0 ............ window ............. end - peer - 1 ... end - 1
+//!           | written by   | written by the     | written by     | written by
+//!           | the guest,   | device itself      | the other      | commands
+//!           | mapped       | (its ring)         | device         |
 //! ```
 //!
+//! Which of its BARs is the memory, and which the registers, follows from their sizes.
 //! What each part holds follows from sequence numbers: the guest's own for window and
 //! commands, the devices' counters for the rest.
 
 mod driving;
 mod expected;
+mod moving;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use abi::pci::irq_index;
 use anyhow::{Context, Result, bail};
+use control::pci::FunctionError;
 use control::{Transport, TransportError};
 use models::accel::registers as reg;
-use models::accel::{BAR0, BAR2, MSIX};
+use models::accel::{BAR0, BAR2};
 use serde::{Deserialize, Serialize};
-use sys::SharedMemory;
 
+use super::bus::Bus;
+use super::controller::{self, VECTORS};
 use super::device::Round;
 use super::layout::{Area, PAGE};
-use super::lines;
 use super::page::{BYTES, Page, Stamp};
+use super::pci::Pci;
 
 /// Who writes windows: this and the number of the device.
 const WINDOW_WRITER: u32 = 0x1_0000;
@@ -41,6 +46,12 @@ const BATCH: u64 = 64;
 pub(super) struct Accel {
     number: usize,
     transport: Arc<dyn Transport>,
+    /// The BAR of its registers.
+    registers: u8,
+    /// The BAR of its memory.
+    memory: u8,
+    /// How many vectors its driver uses.
+    vectors: usize,
     /// What is where in its memory.
     pub(super) plan: Plan,
     /// What it uses of RAM.
@@ -49,7 +60,6 @@ pub(super) struct Accel {
     window_written: AtomicU64,
     /// A copy of [`AccelDriver::commands`], readable at any time.
     commands_over: AtomicU64,
-    window: Option<SharedMemory>,
 }
 
 /// What is where in a device's memory, in blocks of 4096 bytes.
@@ -92,8 +102,6 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AccelDriver {
-    /// The device.
-    pub(super) device: usize,
     /// Window blocks written so far.
     pub(super) window: u64,
     /// Pairs of commands that are over.
@@ -117,9 +125,9 @@ pub(super) enum Stage {
 
 impl AccelDriver {
     /// The driver of a device that was just started.
-    pub(super) fn new(device: usize, plan: &Plan) -> AccelDriver {
+    pub(super) fn new(plan: &Plan) -> AccelDriver {
         let window = plan.window;
-        AccelDriver { device, window, commands: 0, stage: Stage::Idle, checked: 0 }
+        AccelDriver { window, commands: 0, stage: Stage::Idle, checked: 0 }
     }
 
     /// Commands that were started.
@@ -132,17 +140,17 @@ impl AccelDriver {
             }
     }
 
-    /// What a window block holds.
-    pub(super) fn window_block(&self, block: u64, plan: &Plan) -> Stamp {
+    /// What a window block of a device holds.
+    pub(super) fn window_block(&self, device: usize, block: u64, plan: &Plan) -> Stamp {
         let sequence = last_before(self.window, block, plan.window);
-        window_write(self.device, sequence, plan)
+        window_write(device, sequence, plan)
     }
+}
 
-    /// What the page of the pair of commands with that number holds.
-    pub(super) fn command_page(&self, number: u64) -> Stamp {
-        let writer = COMMAND_WRITER + self.device as u32;
-        Stamp { writer, page: 0, sequence: number, blank: false }
-    }
+/// What the page of the pair of commands with that number holds.
+fn command_stamp(device: usize, number: u64) -> Stamp {
+    let writer = COMMAND_WRITER + device as u32;
+    Stamp { writer, page: 0, sequence: number, blank: false }
 }
 
 /// The last of the numbers below `next` that leave `slot` when divided by `slots`, or
@@ -167,29 +175,29 @@ impl Accel {
         area: Area,
         peer: bool,
     ) -> Result<Accel> {
-        let info = transport.region_info(BAR2).context("ask for its memory")?;
+        let size = |bar: u32| transport.region_info(bar).map(|info| info.size);
+        let sizes = (size(BAR0), size(BAR2));
+        let first = sizes.0.context("ask for BAR0")? > sizes.1.context("ask for BAR2")?;
+        let (registers, memory) = if first { (BAR2, BAR0) } else { (BAR0, BAR2) };
+        let info = transport.region_info(memory).context("ask for its memory")?;
         let window = info.areas.first().map_or(0, |(_, size)| *size);
         if info.areas.iter().any(|(offset, _)| *offset != 0) {
             bail!("it has a mapped window that is not at the start of its memory");
         }
         let plan = Plan::new(info.size, window, peer)?;
-        let window = if plan.window > 0 {
-            let mapped = transport.region_map(BAR2, 0).context("map its window")?;
-            if mapped.offset != 0 || mapped.memory.len() < plan.window * PAGE {
-                bail!("it maps another window than it has announced");
-            }
-            Some(mapped.memory)
-        } else {
-            None
-        };
+        // It may be stopped, so that its registers cannot be asked.
+        let irqs = transport.irq_info(irq_index::MSIX).context("ask for its vectors")?;
+        let vectors = irqs.count.clamp(1, VECTORS as u32) as usize;
         Ok(Accel {
             number,
             transport,
+            registers: registers as u8,
+            memory: memory as u8,
+            vectors,
             plan,
             area,
             window_written: AtomicU64::new(plan.window),
             commands_over: AtomicU64::new(0),
-            window,
         })
     }
 
@@ -197,34 +205,42 @@ impl Accel {
         self.transport.name()
     }
 
-    /// Bytes of its own memory.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.plan.blocks * PAGE
+    /// The BAR of its memory.
+    pub(super) fn memory(&self) -> u8 {
+        self.memory
     }
 
-    fn register(&self, at: u64) -> Result<u64, TransportError> {
+    /// How many vectors its driver uses.
+    pub(super) fn vectors(&self) -> usize {
+        self.vectors
+    }
+
+    /// Where a peer finds its part of the memory.
+    pub(super) fn peer_address(&self, pci: &Pci) -> Option<u64> {
+        Some(pci.address(self.memory)? + self.plan.peer_offset())
+    }
+
+    /// The VMM looks at a register, which is nothing that the guest does.
+    fn look(&self, at: u64) -> Result<u64, TransportError> {
         let mut bytes = [0; 8];
-        self.transport.region_read(BAR0, at, &mut bytes)?;
+        self.transport.region_read(self.registers.into(), at, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn set(&self, at: u64, value: u64) -> Result<(), TransportError> {
-        self.transport.region_write(BAR0, at, &value.to_le_bytes())
+    fn register(&self, bus: &Bus, pci: &Pci, at: u64) -> Result<u64, FunctionError> {
+        let mut bytes = [0; 8];
+        pci.reach(bus).read(self.registers, at, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
     }
 
-    /// The guest finds the device: addresses, decoding, bus mastering, MSI-X.
-    pub(super) fn configure(
-        write: &dyn Fn(u16, &[u8]) -> Result<()>,
-        small: (u64, u64),
-        big: u64,
-    ) -> Result<()> {
-        write(0x10, &(small.0 as u32).to_le_bytes())?;
-        write(0x18, &(big as u32).to_le_bytes())?;
-        write(0x1c, &((big >> 32) as u32).to_le_bytes())?;
-        write(0x20, &(small.1 as u32).to_le_bytes())?;
-        // MSI-X on; memory decoding and bus master.
-        write(MSIX as u16 + 2, &0x8000_u16.to_le_bytes())?;
-        write(0x04, &0x0006_u16.to_le_bytes())
+    fn set(
+        &self,
+        bus: &Bus,
+        pci: &Pci,
+        at: u64,
+        value: u64,
+    ) -> Result<(), FunctionError> {
+        pci.reach(bus).write(self.registers, at, &value.to_le_bytes())
     }
 
     /// Whether registers could be those of this device's driver.
@@ -246,7 +262,7 @@ impl Accel {
 
     /// Blocks that it wrote by itself. It has to run.
     pub(super) fn sent(&self) -> Result<u64, TransportError> {
-        self.register(reg::RING + reg::SENT)
+        self.look(reg::RING + reg::SENT)
     }
 
     /// Everything that counts writes to RAM and to its memory. It has to run.
@@ -258,7 +274,7 @@ impl Accel {
         Ok(vec![
             round(self.sent()?, self.area.slots, own),
             round(self.window_written.load(Ordering::Acquire), 0, window),
-            round(self.register(reg::RECEIVED)?, 0, peer),
+            round(self.look(reg::RECEIVED)?, 0, peer),
             // Out to the device, and back.
             over(1),
             over(0),
@@ -267,85 +283,90 @@ impl Accel {
 
     /// The driver starts the device: it writes `rate` bytes a second by itself, and
     /// where `peer` is an address, as much to there.
-    pub(super) fn start(&self, rate: u64, peer: Option<u64>) -> Result<()> {
+    pub(super) fn start(
+        &self,
+        bus: &Bus,
+        pci: &Pci,
+        rate: u64,
+        peer: Option<u64>,
+    ) -> Result<()> {
         let name = self.name();
         let failed = || format!("{name}: registers");
-        let id = self.register(reg::ID).with_context(failed)?;
+        let id = self.register(bus, pci, reg::ID).with_context(failed)?;
         if id != reg::ID_VALUE {
             bail!("{name} has the ids of an accelerator and is none (id {id:#x})");
         }
-        self.fill_window()?;
+        let mut page = [0; BYTES];
+        for sequence in 0..self.plan.window {
+            self.write_window(bus, pci, sequence, &mut page).with_context(failed)?;
+        }
+        let vector = |cause| pci.vectors.of(cause) as u64;
         let run = if rate > 0 { reg::RUN } else { 0 };
         let ring = [
             (reg::IOVA, self.area.ring),
             (reg::SLOTS, self.area.slots),
             (reg::RATE, rate),
-            (reg::VECTOR, lines::RING as u64),
+            (reg::VECTOR, vector(controller::RING)),
             (reg::BATCH, BATCH),
             (reg::OWN_OFFSET, self.plan.window * PAGE),
             (reg::OWN_SLOTS, self.plan.own),
             (reg::CONTROL, run),
         ];
         for (register, value) in ring {
-            self.set(reg::RING + register, value).with_context(failed)?;
+            self.set(bus, pci, reg::RING + register, value).with_context(failed)?;
         }
         if let Some(iova) = peer {
             let peer = [
                 (reg::IOVA, iova),
                 (reg::SLOTS, PEER_SLOTS),
                 (reg::RATE, rate),
-                (reg::VECTOR, lines::PEER as u64),
+                (reg::VECTOR, vector(controller::PEER)),
                 (reg::BATCH, BATCH),
                 (reg::CONTROL, run),
             ];
             for (register, value) in peer {
-                self.set(reg::PEER + register, value).with_context(failed)?;
+                self.set(bus, pci, reg::PEER + register, value).with_context(failed)?;
             }
         }
         Ok(())
     }
 
-    fn fill_window(&self) -> Result<()> {
-        let mut page = [0; BYTES];
-        for sequence in 0..self.plan.window {
-            self.write_window(sequence, &mut page);
-        }
-        Ok(())
-    }
-
-    /// The guest writes the next block of the window, through its mapping.
-    fn write_window(&self, sequence: u64, page: &mut Page) {
-        let Some(window) = &self.window else { return };
+    /// The guest writes the next block of the window, which is mapped.
+    fn write_window(
+        &self,
+        bus: &Bus,
+        pci: &Pci,
+        sequence: u64,
+        page: &mut Page,
+    ) -> Result<(), FunctionError> {
         let stamp = window_write(self.number, sequence, &self.plan);
         stamp.fill(page);
-        window
-            .write(stamp.page * PAGE, page)
-            .expect("invariant: the window is as long as the plan says");
+        pci.reach(bus).write(self.memory, stamp.page * PAGE, page)
     }
 
     /// Changes one byte of the device's memory behind everybody's back.
-    pub(super) fn damage(&self) -> bool {
-        let Some(window) = &self.window else { return false };
-        let mut byte = [0];
-        let at = self.plan.window * PAGE / 2 + 100;
-        let read = window.read(at, &mut byte);
-        byte[0] ^= 0x40;
-        read.and_then(|()| window.write(at, &byte)).is_ok()
+    pub(super) fn damage(&self, bus: &Bus) -> bool {
+        bus.damage(self.number, self.memory, self.plan.window * PAGE / 2 + 100)
     }
 
     /// Starts one command of a pair.
-    fn command(&self, stage: Stage) -> Result<(), TransportError> {
+    fn command(&self, bus: &Bus, pci: &Pci, stage: Stage) -> Result<(), FunctionError> {
         let (kind, iova) = match stage {
             Stage::Idle => return Ok(()),
             Stage::Out => (reg::COPY_TO_DEVICE, self.area.outgoing),
             Stage::Back => (reg::COPY_TO_GUEST, self.area.incoming),
         };
-        self.set(reg::COMMAND_KIND, kind)?;
-        self.set(reg::COMMAND_IOVA, iova)?;
-        self.set(reg::COMMAND_OFFSET, self.plan.command_offset())?;
-        self.set(reg::COMMAND_BYTES, PAGE)?;
-        self.set(reg::COMMAND_VECTOR, lines::COMMAND as u64)?;
-        self.set(reg::COMMAND_DOORBELL, 1)
+        for (register, value) in [
+            (reg::COMMAND_KIND, kind),
+            (reg::COMMAND_IOVA, iova),
+            (reg::COMMAND_OFFSET, self.plan.command_offset()),
+            (reg::COMMAND_BYTES, PAGE),
+            (reg::COMMAND_VECTOR, pci.vectors.of(controller::COMMAND) as u64),
+            (reg::COMMAND_DOORBELL, 1),
+        ] {
+            self.set(bus, pci, register, value)?;
+        }
+        Ok(())
     }
 }
 

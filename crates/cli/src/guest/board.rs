@@ -1,12 +1,16 @@
 //! Everything that the guest runs on, shared by its threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use port::{Vcpus, VmmError};
 
+use control::pci::Message;
+
 use super::barrier::Barrier;
+use super::bus::Bus;
+use super::controller::Controller;
 use super::device::{Device, Driver};
 use super::memory::Ram;
 use super::options::MachineOptions;
@@ -30,6 +34,14 @@ pub(super) struct Board {
     pub(super) ram: Arc<Ram>,
     /// The devices, as the guest drives them.
     pub(super) devices: Vec<Device>,
+    /// The way to them: the number of each is its slot.
+    pub(super) bus: Bus,
+    /// Where their interrupts go.
+    pub(super) controller: Controller,
+    /// Whether each device writes into the next one.
+    pub(super) p2p: bool,
+    /// Held while a vCPU drives a device; alone by who needs all devices left alone.
+    pub(super) still: RwLock<()>,
     /// Where vCPUs park.
     pub(super) barrier: Barrier,
     /// The registers of each vCPU. Its thread has them while it works.
@@ -37,16 +49,19 @@ pub(super) struct Board {
     /// What may be known of each at any time.
     pub(super) shown: Vec<Shown>,
     /// What the guest found wrong.
-    pub(super) faults: Faults,
+    pub(super) faults: Arc<Faults>,
     /// The guest's time.
     pub(super) timer: Timer,
 }
 
 impl Board {
-    /// A machine that was not booted: its registers say what booting would leave.
+    /// A machine that was not booted: its registers say what booting would leave, but for
+    /// what a guest finds on its bus. `faults` are those that the bus finds, too.
     pub(super) fn new(
         ram: Arc<Ram>,
         devices: Vec<Device>,
+        bus: Bus,
+        faults: Arc<Faults>,
         options: &MachineOptions,
     ) -> Board {
         let layout = ram.layout();
@@ -76,11 +91,15 @@ impl Board {
         let shown = shown.collect();
         Board {
             ram,
+            controller: Controller::new(devices.len()),
             devices,
+            bus,
+            p2p: options.p2p,
+            still: RwLock::default(),
             barrier: Barrier::new(options.vcpus),
             vcpus,
             shown,
-            faults: Faults::default(),
+            faults,
             timer: Timer::default(),
         }
     }
@@ -103,6 +122,24 @@ impl Board {
         });
     }
 
+    /// A driver programs the first messages of its device, for the vCPU that it runs on.
+    pub(super) fn program(&self, device: usize, vectors: usize) -> Message {
+        let vcpu = device % self.vcpus.len();
+        self.controller.program(device, vectors, vcpu as u32)
+    }
+
+    /// Takes what the driver of a device remembers for true from now on.
+    pub(super) fn remember(&self, driver: &Driver) {
+        for registers in &self.vcpus {
+            let mut registers = locked(registers);
+            let mut drivers = registers.drivers.iter_mut();
+            if let Some(old) = drivers.find(|old| old.device == driver.device) {
+                *old = driver.clone();
+            }
+        }
+        self.devices[driver.device].show(driver);
+    }
+
     /// The gap that the guest saw when it came here, once every vCPU has run: the
     /// longest of theirs.
     pub(super) fn gap(&self) -> Option<Duration> {
@@ -116,7 +153,7 @@ impl Board {
     pub(super) fn driver(&self, device: usize) -> Option<Driver> {
         self.vcpus.iter().find_map(|registers| {
             let registers = locked(registers);
-            registers.drivers.iter().find(|driver| driver.device() == device).cloned()
+            registers.drivers.iter().find(|driver| driver.device == device).cloned()
         })
     }
 }

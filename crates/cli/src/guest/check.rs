@@ -9,8 +9,12 @@
 //! | every page and chunk has the same digest on both sides | bytes were lost, or are from before or after the stop |
 //! | registers and timer are the same | a section was lost, or the timer ticked |
 //! | device counters are the same | a device took or did something in between |
-//! | raised = handled + pending, on each side, by vector | an interrupt was lost or came twice |
-//! | a line that is up is pending, on each side | the guest will never hear of it |
+//! | BARs are at the same addresses, the same vectors are masked | the config space of a device was lost |
+//! | sent = handled + pending, on each side, by vector | a message was lost or came twice |
+//! | of those sent while a vector was masked, one counts each time | a mask let something through, or the bit was lost that one waits for |
+//! | the same pending bits are set | what waited became an interrupt of its own, and another one may follow it |
+//! | rises of a line = acknowledged, + 1 while it is up | an interrupt was lost or came twice |
+//! | what a device waits to tell by its line, is pending there | the guest will never hear of it |
 //! | what a device sent is what its peer received, each block once | a peer write was lost, came twice or too late |
 //! | no access reached a device that was stopped, and it tried nothing | the barrier does not hold |
 
@@ -18,7 +22,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::digests::{Device, Digests};
+use super::digests::{Device, Digests, Line, Vector};
 use crate::report::Problem;
 
 /// The most problems that are listed one by one.
@@ -28,12 +32,14 @@ const LISTED: usize = 20;
 /// tried to do then.
 const STOPPED: &str = "_while_stopped";
 
-/// How the counters begin that say how often a vector was heard.
+/// How the counters begin that say how many messages a device has sent by a vector.
 const SENT: &str = "irq_sent_";
 
-/// How the counters begin that say whether a line is up, of a device whose interrupt is a
-/// level.
-const LINE_UP: &str = "irq_waits_";
+/// How the counters begin that say how often something waited to be told by the line.
+const WAITED: &str = "irq_waited_";
+
+/// The counter that says whether anything does, of a device that does not say what.
+const WAITS: &str = "irq_waits_0";
 
 /// What was compared and found the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +112,7 @@ pub fn compare(source: &Digests, destination: &Digests) -> Result<Summary, Vec<P
         pages: ours.pages,
         chunks,
         blocks: total(&ours.devices, "ring_sent") + total(&ours.devices, "peer_sent"),
-        interrupts: ours.devices.iter().map(interrupts).sum(),
+        interrupts: ours.devices.iter().map(interrupts).fold(0, u64::saturating_add),
     })
 }
 
@@ -115,25 +121,9 @@ pub fn consistent(side: &Digests, name: &str) -> Vec<Problem> {
     let mut found = Found::default();
     let devices = &side.header.devices;
     for device in devices {
-        for vector in 0..device.handled.len() {
-            let handled = device.handled[vector];
-            let pending = device.pending.get(vector).copied().unwrap_or(0);
-            let place = || format!("interrupts of {}, vector {vector}", device.name);
-            // How often a level was heard says nothing.
-            if let Some(up) = device.find(&format!("{LINE_UP}{vector}")) {
-                if up > 0 && pending == 0 {
-                    found.add(place(), || format!("{name}: the line is up, unheard"));
-                }
-                continue;
-            }
-            let raised = device.counter(&format!("{SENT}{vector}"));
-            if handled.checked_add(pending) != Some(raised) {
-                found.add(place(), || {
-                    format!(
-                        "{name}: {raised} raised, {handled} handled and {pending} pending"
-                    )
-                });
-            }
+        match &device.line {
+            Some(line) => by_line(&mut found, name, device, *line),
+            None => by_messages(&mut found, name, device),
         }
         for (counter, count) in &device.counters {
             let error = counter.ends_with("_errors") || counter.ends_with(STOPPED);
@@ -157,6 +147,59 @@ pub fn consistent(side: &Digests, name: &str) -> Vec<Problem> {
         }
     }
     found.0
+}
+
+/// Every message that was sent is handled or pending, but for those that came while their
+/// vector was masked: all of one such time are one.
+fn by_messages(found: &mut Found, name: &str, device: &Device) {
+    for (number, vector) in device.vectors.iter().enumerate() {
+        let Vector { handled, pending, absorbed, windows, .. } = *vector;
+        let place = || format!("interrupts of {}, vector {number}", device.name);
+        let sent = device.counter(&format!("{SENT}{number}"));
+        let heard = [handled, pending, absorbed]
+            .iter()
+            .try_fold(0_u64, |sum, n| sum.checked_add(*n));
+        if heard.is_none() || heard != sent.checked_add(windows) {
+            found.add(place(), || {
+                format!(
+                    "{name}: {sent} sent; {handled} handled, {pending} pending, \
+                     {absorbed} while it was masked, {windows} times"
+                )
+            });
+        }
+        if windows > absorbed {
+            found.add(place(), || {
+                format!("{name}: {absorbed} came in {windows} times that it was masked")
+            });
+        }
+    }
+}
+
+/// A line rises as often as it is acknowledged; what waits to be told is told by it.
+fn by_line(found: &mut Found, name: &str, device: &Device, line: Line) {
+    let Line { rises, acknowledged, pending, off } = line;
+    let place = || format!("interrupts of {}, the line", device.name);
+    let up = u64::from(pending && !off);
+    if acknowledged.checked_add(up) != Some(rises) {
+        found.add(place(), || {
+            format!("{name}: {rises} rises, {acknowledged} acknowledged, {up} up")
+        });
+    }
+    let mut waits = device.counter(WAITS) > 0;
+    for (number, vector) in device.vectors.iter().enumerate() {
+        let Some(waited) = device.find(&format!("{WAITED}{number}")) else { continue };
+        let handled = vector.handled;
+        waits |= waited > handled;
+        if waited != handled && waited.checked_sub(1) != Some(handled) {
+            let place = format!("interrupts of {}, vector {number}", device.name);
+            found.add(place, || {
+                format!("{name}: {waited} waited for the line, {handled} handled")
+            });
+        }
+    }
+    if waits && !pending && !off {
+        found.add(place(), || format!("{name}: something waits, and the line is down"));
+    }
 }
 
 fn device(found: &mut Found, a: (&Device, &Vec<u32>), b: (&Device, &Vec<u32>)) {
@@ -189,23 +232,47 @@ fn device(found: &mut Found, a: (&Device, &Vec<u32>), b: (&Device, &Vec<u32>)) {
             });
         }
     }
-    for (vector, pair) in a.handled.iter().zip(&b.handled).enumerate() {
-        let totals = |device: &Device, handled: u64| {
-            handled.saturating_add(device.pending.get(vector).copied().unwrap_or(0))
-        };
-        let (x, y) = (totals(a, *pair.0), totals(b, *pair.1));
+    if (a.interrupts, a.vectors.len()) != (b.interrupts, b.vectors.len()) {
+        found.add(format!("interrupts of {}", a.name), || {
+            let kind = |device: &Device| match device.interrupts {
+                Some(kind) => format!("{} vectors of {kind}", device.vectors.len()),
+                None => "none".to_owned(),
+            };
+            format!("{} on the source, {} on the destination", kind(a), kind(b))
+        });
+    }
+    for (number, (x, y)) in a.vectors.iter().zip(&b.vectors).enumerate() {
         if x != y {
-            let place = format!("interrupts of {}, vector {vector}", a.name);
-            found.add(place, || {
-                format!("{x} handled and pending on the source, {y} on the destination")
-            });
+            let place = format!("interrupts of {}, vector {number}", a.name);
+            found.add(place, || format!("{x:?} on the source, {y:?} on the destination"));
         }
+    }
+    if let (Some(x), Some(y)) = (a.line, b.line)
+        && x != y
+    {
+        let place = format!("interrupts of {}, the line", a.name);
+        found.add(place, || format!("{x:?} on the source, {y:?} on the destination"));
+    }
+    if a.bars != b.bars {
+        let places = |device: &Device| {
+            let place = |(bar, at): &(u8, u64)| format!("BAR{bar} at {at:#x}");
+            device.bars.iter().map(place).collect::<Vec<_>>().join(", ")
+        };
+        found.add(format!("addresses of {}", a.name), || {
+            format!("[{}] on the source, [{}] on the destination", places(a), places(b))
+        });
     }
 }
 
 /// Interrupts of a device that somebody heard.
 fn interrupts(device: &Device) -> u64 {
-    device.handled.iter().chain(&device.pending).fold(0, |sum, n| sum.saturating_add(*n))
+    let line = device.line.map(|line| line.rises);
+    let messages = || {
+        let each =
+            device.vectors.iter().map(|one| one.handled.saturating_add(one.pending));
+        each.fold(0, u64::saturating_add)
+    };
+    line.unwrap_or_else(messages)
 }
 
 fn total(devices: &[Device], counter: &str) -> u64 {
@@ -244,6 +311,7 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::options::InterruptKind;
 
     fn side() -> Digests {
         let device = |name: &str| Device {
@@ -256,10 +324,23 @@ mod tests {
                 ("received".to_owned(), 4),
                 ("received_sum".to_owned(), 6),
                 ("irq_sent_0".to_owned(), 7),
-                ("irq_sent_1".to_owned(), 0),
+                ("irq_sent_1".to_owned(), 9),
             ],
-            handled: vec![5, 0],
-            pending: vec![2, 0],
+            interrupts: Some(InterruptKind::Msix),
+            vectors: vec![
+                Vector { handled: 5, pending: 2, ..Vector::default() },
+                // Three came twice while it was masked, and the last of them wait.
+                Vector {
+                    handled: 4,
+                    pending: 1,
+                    held: true,
+                    absorbed: 6,
+                    windows: 2,
+                    masked: true,
+                },
+            ],
+            line: None,
+            bars: vec![(0, 0xe000_0000), (2, 1 << 32)],
         };
         let devices = ["accel0", "accel1"].map(|name| (device(name), vec![1, 2, 3]));
         Digests::new(vec![11, 12], 99, true, (0..50).collect(), devices.into())
@@ -272,7 +353,7 @@ mod tests {
 
     #[test]
     fn what_is_the_same_is_counted() {
-        let expected = Summary { pages: 50, chunks: 6, blocks: 18, interrupts: 14 };
+        let expected = Summary { pages: 50, chunks: 6, blocks: 18, interrupts: 24 };
         assert_eq!(compare(&side(), &side()), Ok(expected));
     }
 
@@ -293,38 +374,91 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_interrupt_is_found_and_one_handled_meanwhile_is_none() {
+    fn a_message_is_lost_or_doubled_whether_its_vector_is_masked_or_not() {
+        type Change = fn(&mut Vector);
+        let changes: [(usize, Change); 7] = [
+            (0, |open| open.pending = 1),
+            (0, |open| open.pending = 3),
+            (0, |open| open.handled = 6),
+            (0, |open| open.handled = u64::MAX),
+            // The bit that one waits for, a second delivery, a time that nobody counted.
+            (1, |masked| masked.pending = 0),
+            (1, |masked| masked.pending = 2),
+            (1, |masked| masked.windows = 3),
+        ];
+        for (vector, change) in changes {
+            let mut other = side();
+            change(&mut other.header.devices[0].vectors[vector]);
+            let place = format!("interrupts of accel0, vector {vector}");
+            // On its way, and on each side by itself.
+            for found in [places(&side(), &other), places(&other, &other)] {
+                assert!(found.iter().all(|found| *found == place), "{found:?}");
+                assert!(!found.is_empty());
+            }
+        }
         let mut other = side();
-        other.header.devices[0].pending[0] = 1;
-        let found = places(&side(), &other);
-        assert!(found.iter().all(|place| place == "interrupts of accel0, vector 0"));
-        assert!(!found.is_empty());
+        other.header.devices[0].vectors[0].masked = true;
+        assert!(!places(&side(), &other).is_empty());
+    }
+
+    #[test]
+    fn a_masked_vector_is_delivered_twice_because_its_bit_became_a_delivery_on_the_way() {
+        // By its sums it is whole: what still comes in the same time opens another.
         let mut other = side();
-        other.header.devices[0].pending[0] = 0;
-        other.header.devices[0].handled[0] = 7;
-        compare(&side(), &other).unwrap();
+        other.header.devices[0].vectors[1].held = false;
+        assert_eq!(places(&side(), &other), ["interrupts of accel0, vector 1"]);
     }
 
     #[test]
     fn a_line_that_is_up_and_that_nobody_hears_is_found() {
-        let line = |up: u64, handled: u64, pending: u64| {
+        let line = |waited: u64, handled: u64, line: Line| {
             let mut side = side();
             let device = &mut side.header.devices[1];
-            device.counters.push(("irq_waits_0".to_owned(), up));
-            (device.handled, device.pending) = (vec![handled], vec![pending]);
+            device.interrupts = Some(InterruptKind::Intx);
+            device.counters.push(("irq_waited_0".to_owned(), waited));
+            device.vectors = vec![Vector { handled, ..Vector::default() }];
+            device.line = Some(line);
             side
         };
-        // However often it was heard, and whether it went down again since.
-        for (up, pending) in [(0, 0), (1, 1), (0, 1), (1, 3)] {
-            let side = line(up, 40, pending);
+        let down = Line { rises: 40, acknowledged: 40, pending: false, off: false };
+        let up = Line { rises: 41, pending: true, ..down };
+        let off = Line { off: true, ..down };
+        for (waited, state) in [(9, down), (9, up), (10, up), (9, off), (10, off)] {
+            let side = line(waited, 9, state);
             compare(&side, &side).unwrap();
         }
-        let found = places(&line(1, 40, 0), &line(1, 40, 0));
-        assert!(found.iter().all(|place| place == "interrupts of accel1, vector 0"));
-        // On the way it may neither get lost nor come twice.
-        for (handled, pending) in [(40, 2), (39, 1), (40, 0)] {
-            assert!(!places(&line(1, 40, 1), &line(1, handled, pending)).is_empty());
+        for (waited, state) in [
+            // Something waits, and will for ever.
+            (10, down),
+            // A rise or an acknowledgement too many or too few.
+            (9, Line { rises: 41, ..down }),
+            (9, Line { rises: 40, ..up }),
+            (9, Line { rises: 42, ..up }),
+            (9, Line { acknowledged: u64::MAX, ..up }),
+            (9, Line { rises: 41, ..off }),
+            // More, or less, was told than there was.
+            (11, up),
+            (8, up),
+        ] {
+            let side = line(waited, 9, state);
+            let found = places(&side, &side);
+            assert!(found.iter().all(|place| place.starts_with("interrupts of accel1")));
+            assert!(!found.is_empty(), "{waited}, {state:?}");
         }
+        assert!(!places(&line(9, 9, up), &line(9, 9, down)).is_empty());
+        let mut waits = line(9, 9, down);
+        waits.header.devices[1].counters.push(("irq_waits_0".to_owned(), 1));
+        assert_eq!(places(&waits, &waits)[0], "interrupts of accel1, the line");
+    }
+
+    #[test]
+    fn a_bar_elsewhere_or_another_kind_of_interrupts_is_found() {
+        let mut other = side();
+        other.header.devices[1].bars[1].1 += 1 << 20;
+        assert_eq!(places(&side(), &other), ["addresses of accel1"]);
+        let mut other = side();
+        other.header.devices[0].interrupts = Some(InterruptKind::Msi);
+        assert_eq!(places(&side(), &other), ["interrupts of accel0"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use sys::socket::Listener;
 
 use super::process::Guest;
 use super::token::Refusal;
-use super::{departure, snapshot};
+use super::{arrival, departure, snapshot};
 
 /// The longest request, in bytes.
 const LONGEST: u64 = 64 << 10;
@@ -51,6 +51,7 @@ enum Request {
     },
     Migrate(departure::Request),
     Snapshot(snapshot::Request),
+    Receive(arrival::Request),
 }
 
 /// Serves the socket until the guest's process is to end.
@@ -151,6 +152,7 @@ fn perform(guest: &Arc<Guest>, request: Request, say: &dyn Fn(Value)) -> Result<
             })?;
             say(json!({ "report": report }));
         }
+        Request::Receive(request) => say(arrival::again(guest, &request)?),
     }
     Ok(())
 }
@@ -190,6 +192,7 @@ mod tests {
             r#"{"command":"migrate","to":"unix:/run/a"}"#,
             r#"{"command":"snapshot","file":"/a"}"#,
             r#"{"command":"snapshot","file":"/a","stop":true,"replace":true}"#,
+            r#"{"command":"receive","from":"tcp:127.0.0.1:0"}"#,
         ] {
             parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         }
@@ -205,6 +208,8 @@ mod tests {
             r#"{"command":"quit","discart":true}"#,
             r#"{"command":"migrate"}"#,
             r#"{"command":"snapshot"}"#,
+            r#"{"command":"receive"}"#,
+            r#"{"command":"receive","from":"here"}"#,
             r#"{"command":"snapshot","file":"/a","halt":true}"#,
             r#"{"command":"set-rate","bytes_per_s":-1}"#,
             r#"{"command":"migrate","to":"nowhere"}"#,

@@ -65,7 +65,7 @@ fn one() -> u16 {
     1
 }
 
-fn place<'de, D: Deserializer<'de>>(from: D) -> Result<link::Uri, D::Error> {
+pub(super) fn place<'de, D: Deserializer<'de>>(from: D) -> Result<link::Uri, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(serde::de::Error::custom)
 }
@@ -145,6 +145,10 @@ pub(super) fn migrate(
         guest.in_doubt(None, text.to_owned());
         bail!("{text}");
     };
+    if sent.result.is_ok() {
+        // The destination said that it runs: nobody will ask whether it may.
+        guest.store.forget(attempt);
+    }
     Ok(settle(guest, &vm, sent))
 }
 

@@ -1,20 +1,23 @@
 //! One device of the guest, and the driver that fits it.
 //!
 //! ```text
-//!   PCI ids --> Kind --> Device { transport, lines, model }   what is there
-//!                        Driver                               what a vCPU remembers of it
+//!   PCI ids --> Kind --> Device { transport, model }   what is there
+//!                        Driver { pci, model }         what a vCPU remembers of it
 //! ```
 //!
-//! Everything that is different for a kind of device is in its driver: [`Accel`] moves
-//! pages by DMA and through a mapped window, [`Uart`] moves bytes through registers and
-//! reaches no memory at all.
+//! What is the same for every function of the bus is in [`Pci`]. Everything that is
+//! different for a kind of device is in its driver: [`Accel`] moves pages by DMA and
+//! through a mapped window, [`Uart`] moves bytes through registers and reaches no memory
+//! at all.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use abi::device_info::DeviceFlags;
 use abi::pci::{config, region_index};
 use anyhow::{Context, Result, bail};
+use control::pci::FunctionError;
 use control::{Transport, TransportError};
 use device::{Digest, PciIds};
 use models::{accel, uart};
@@ -24,8 +27,9 @@ use vfio_user::Client;
 use super::accel::{Accel, AccelDriver};
 use super::board::Board;
 use super::digests::{Device as Seen, Digests};
-use super::layout::{Area, Layout};
-use super::lines::Lines;
+use super::layout::Area;
+use super::options::InterruptKind;
+use super::pci::{Addresses, Boot, Pci};
 use super::uart::{Uart, UartDriver};
 use super::vcpu::Hands;
 use crate::report::Problem;
@@ -41,10 +45,11 @@ pub(super) struct Device {
     /// The way to it.
     pub(super) transport: Arc<dyn Transport>,
     client: Client,
-    /// Its interrupts.
-    pub(super) lines: Arc<Lines>,
     /// What it is.
     pub(super) model: Model,
+    /// Copies of what its driver counts, readable at any time.
+    masks: AtomicU64,
+    moves: AtomicU64,
 }
 
 /// A device, by the driver that fits it.
@@ -57,8 +62,20 @@ pub(super) enum Model {
 
 /// What the driver of one device remembers; part of its vCPU's registers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Driver {
+    /// The device, by its number: that is its slot on the bus, too.
+    pub(super) device: usize,
+    /// The function that it is on the bus.
+    pub(super) pci: Pci,
+    /// The rest.
+    pub(super) model: ModelDriver,
+}
+
+/// What is different for each kind of device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Driver {
+pub(super) enum ModelDriver {
     /// Of an accelerator.
     Accel(AccelDriver),
     /// Of a card with serial ports.
@@ -127,16 +144,6 @@ impl fmt::Display for Kind {
     }
 }
 
-impl Driver {
-    /// The device.
-    pub(super) fn device(&self) -> usize {
-        match self {
-            Driver::Accel(driver) => driver.device,
-            Driver::Uart(driver) => driver.device,
-        }
-    }
-}
-
 impl Device {
     /// Opens the driver's way to a device, changing nothing. An accelerator takes the
     /// next of the `areas`, and `peer` says whether another device writes into it.
@@ -150,20 +157,19 @@ impl Device {
         let client = client.named(&format!("{kind}{number}"));
         let transport: Arc<dyn Transport> = Arc::new(client.clone());
         let on = Arc::clone(&transport);
-        let (model, lines) = match kind {
+        let model = match kind {
             Kind::Accel => {
                 let area = areas.next().context("no memory is left for it")?;
-                let accel = Accel::open(number, on, area, peer)?;
-                (Model::Accel(accel), Lines::msix())
+                Model::Accel(Accel::open(number, on, area, peer)?)
             }
             Kind::Uart if peer => bail!(
                 "it is a uart, which reaches no other device: leave out --p2p, or use \
                  accelerators only"
             ),
-            Kind::Uart => (Model::Uart(Uart::open(number, on)?), Lines::intx()),
+            Kind::Uart => Model::Uart(Uart::open(number, on)?),
         };
-        let lines = Arc::new(lines.context("eventfds")?);
-        Ok(Device { number, transport, client, lines, model })
+        let (masks, moves) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Device { number, transport, client, model, masks, moves })
     }
 
     /// The name of the device.
@@ -190,82 +196,158 @@ impl Device {
         digest.context("the device has no digest of what it holds")
     }
 
-    /// The guest finds the device: addresses, decoding, interrupts. `big` is where the
-    /// device's own memory goes, if it has any.
-    pub(super) fn configure(&self, layout: &Layout, big: u64) -> Result<()> {
-        let write = |at: u16, bytes: &[u8]| {
-            let written =
-                self.transport.region_write(region_index::CONFIG, at.into(), bytes);
-            written.with_context(|| format!("{}: config space", self.name()))
-        };
-        match &self.model {
-            Model::Accel(_) => {
-                Accel::configure(&write, layout.small_bars(self.number), big)
-            }
-            Model::Uart(_) => Uart::configure(&write, layout.io_bars(self.number)),
-        }
+    /// The guest finds the device on the bus and gives it addresses and interrupts, of
+    /// that kind where one is asked for.
+    pub(super) fn boot(
+        &self,
+        board: &Board,
+        addresses: &mut Addresses,
+        kind: Option<InterruptKind>,
+    ) -> Result<Driver> {
+        let vectors = self.vectors();
+        let boot = Boot { board, slot: self.number, kind, vectors };
+        let pci = Pci::boot(&boot, addresses)
+            .with_context(|| format!("the guest cannot boot {}", self.name()))?;
+        Ok(Driver { pci, ..self.driver() })
+    }
+
+    /// The most vectors that its driver uses.
+    fn vectors(&self) -> usize {
+        self.accel().map_or(1, Accel::vectors)
     }
 
     /// The driver starts the device, which is idle where `rate` is 0. An accelerator
     /// writes that many bytes a second by itself, and where `peer` is an address, as many
     /// to there.
-    pub(super) fn start(&self, rate: u64, peer: Option<u64>) -> Result<()> {
+    pub(super) fn start(
+        &self,
+        board: &Board,
+        pci: &Pci,
+        rate: u64,
+        peer: Option<u64>,
+    ) -> Result<()> {
         match &self.model {
-            Model::Accel(accel) => accel.start(rate, peer),
-            Model::Uart(uart) => uart.start(rate > 0),
+            Model::Accel(accel) => accel.start(&board.bus, pci, rate, peer),
+            Model::Uart(uart) => uart.start(pci.reach(&board.bus), rate > 0),
         }
     }
 
-    /// What the driver of the device knows once it has started it.
+    /// What the driver of the device knows before it has found it.
     pub(super) fn driver(&self) -> Driver {
-        match &self.model {
-            Model::Accel(accel) => {
-                Driver::Accel(AccelDriver::new(self.number, &accel.plan))
-            }
-            Model::Uart(uart) => Driver::Uart(uart.driver()),
-        }
+        let model = match &self.model {
+            Model::Accel(accel) => ModelDriver::Accel(AccelDriver::new(&accel.plan)),
+            Model::Uart(uart) => ModelDriver::Uart(uart.driver()),
+        };
+        Driver { device: self.number, pci: Pci::default(), model }
     }
 
     /// Whether a driver's registers could be those of this device's: it indexes by them.
     /// `most` is more than anything was ever counted to.
     pub(super) fn fits(&self, driver: &Driver, most: u64) -> bool {
-        driver.device() == self.number
-            && match (&self.model, driver) {
-                (Model::Accel(accel), Driver::Accel(driver)) => accel.fits(driver, most),
-                (Model::Uart(uart), Driver::Uart(driver)) => uart.fits(driver, most),
+        driver.device == self.number
+            && driver.pci.fits(self.number, self.vectors(), most)
+            && match (&self.model, &driver.model) {
+                (Model::Accel(accel), ModelDriver::Accel(driver)) => {
+                    accel.fits(driver, most)
+                }
+                (Model::Uart(uart), ModelDriver::Uart(driver)) => uart.fits(driver, most),
                 _ => false,
             }
     }
 
-    /// A vCPU handles the device's interrupts, and where it is `busy` keeps it busy.
+    /// A vCPU handles the device's interrupts, and where it is `busy` keeps it busy, masks
+    /// what interrupts it and moves it about.
     pub(super) fn drive(
         &self,
         board: &Board,
         driver: &mut Driver,
         hands: &mut Hands,
         busy: bool,
-    ) -> Result<(), TransportError> {
-        let driven = match (&self.model, &mut *driver) {
-            (Model::Accel(accel), Driver::Accel(driver)) => {
-                accel.drive(board, &self.lines, driver, hands, busy)
-            }
-            (Model::Uart(uart), Driver::Uart(driver)) => {
-                uart.drive(board, &self.lines, driver, busy)
-            }
-            // Never: registers that do not fit are not taken.
-            _ => Ok(()),
-        };
+    ) -> Result<(), FunctionError> {
+        let driven = self.work(board, driver, hands, busy);
         self.show(driver);
         driven
     }
 
-    /// Lets everybody see how far the driver is.
-    pub(super) fn show(&self, driver: &Driver) {
-        match (&self.model, driver) {
-            (Model::Accel(accel), Driver::Accel(driver)) => accel.show(driver),
-            (Model::Uart(uart), Driver::Uart(driver)) => uart.show(driver),
+    fn work(
+        &self,
+        board: &Board,
+        driver: &mut Driver,
+        hands: &mut Hands,
+        busy: bool,
+    ) -> Result<(), FunctionError> {
+        let now = board.timer.now();
+        if busy && driver.pci.moves_at(now) {
+            self.move_bar(board, &mut driver.pci, now)?;
+        }
+        let _still = board.still.read().unwrap_or_else(PoisonError::into_inner);
+        if !board.controller.enabled() {
+            return Ok(());
+        }
+        let pci = &mut driver.pci;
+        match (&self.model, &mut driver.model) {
+            (Model::Accel(accel), ModelDriver::Accel(driver)) => {
+                accel.drive(board, pci, driver, hands, busy)?;
+            }
+            (Model::Uart(uart), ModelDriver::Uart(driver)) => {
+                uart.drive(board, pci, driver, busy)?;
+            }
+            // Never: registers that do not fit are not taken.
             _ => {}
         }
+        if busy {
+            pci.mask_and_unmask(&board.bus, now, &|pci, vector| match &self.model {
+                Model::Accel(accel) => accel.messages_sent(board, pci, vector).map(Some),
+                Model::Uart(_) => Ok(None),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A BAR of the device moves. Meanwhile it decodes nothing, so no vCPU is at any
+    /// device that another one writes into, and none of these writes.
+    fn move_bar(
+        &self,
+        board: &Board,
+        pci: &mut Pci,
+        now: u64,
+    ) -> Result<(), FunctionError> {
+        let devices = board.devices.len();
+        if !board.p2p {
+            let _still = board.still.read().unwrap_or_else(PoisonError::into_inner);
+            if !board.controller.enabled() {
+                return Ok(());
+            }
+            return pci.move_next(&board.bus, now, devices);
+        }
+        let _still = board.still.write().unwrap_or_else(PoisonError::into_inner);
+        if !board.controller.enabled() {
+            return Ok(());
+        }
+        let before = &board.devices[(self.number + devices - 1) % devices];
+        let halted = before.accel().map(|accel| accel.halt(board)).transpose()?;
+        pci.move_next(&board.bus, now, devices)?;
+        let at = self.accel().and_then(|accel| accel.peer_address(pci));
+        match (halted, at) {
+            (Some(halted), Some(at)) => halted.go_on(at),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets everybody see how far the driver is.
+    pub(super) fn show(&self, driver: &Driver) {
+        self.masks.store(driver.pci.vectors.closed(), Ordering::Release);
+        self.moves.store(driver.pci.moves, Ordering::Release);
+        match (&self.model, &driver.model) {
+            (Model::Accel(accel), ModelDriver::Accel(driver)) => accel.show(driver),
+            (Model::Uart(uart), ModelDriver::Uart(driver)) => uart.show(driver),
+            _ => {}
+        }
+    }
+
+    /// How often something was masked that interrupts, and how often a BAR moved.
+    pub(super) fn masks_and_moves(&self) -> (u64, u64) {
+        (self.masks.load(Ordering::Acquire), self.moves.load(Ordering::Acquire))
     }
 
     /// How much the device has moved since it was started: blocks, or bytes of a uart.
@@ -298,19 +380,23 @@ impl Device {
     /// The checksums that pages of RAM should have that the device writes, by their
     /// numbers.
     pub(super) fn pages(&self, driver: &Driver, seen: &Seen) -> Vec<(u64, u32)> {
-        match (&self.model, driver) {
-            (Model::Accel(accel), Driver::Accel(driver)) => accel.pages(driver, seen),
+        match (&self.model, &driver.model) {
+            (Model::Accel(accel), ModelDriver::Accel(driver)) => {
+                accel.pages(driver, seen)
+            }
             _ => Vec::new(),
         }
     }
 
     /// Where the stopped device is not what its driver's registers say.
     pub(super) fn problems(&self, driver: &Driver, digests: &Digests) -> Vec<Problem> {
-        match (&self.model, driver) {
-            (Model::Accel(accel), Driver::Accel(driver)) => {
+        match (&self.model, &driver.model) {
+            (Model::Accel(accel), ModelDriver::Accel(driver)) => {
                 accel.problems(driver, digests)
             }
-            (Model::Uart(uart), Driver::Uart(driver)) => uart.problems(driver, digests),
+            (Model::Uart(uart), ModelDriver::Uart(driver)) => {
+                uart.problems(driver, digests)
+            }
             _ => Vec::new(),
         }
     }

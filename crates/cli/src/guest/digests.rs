@@ -1,7 +1,7 @@
 //! Digests of a stopped guest, as a file: what `demo` compares between the two sides.
 //!
 //! ```text
-//!   one line of JSON: counts, counters of devices, interrupts, registers, timer
+//!   one line of JSON: counts, counters of devices, interrupts, BARs, registers, timer
 //!   u32 CRC32C of each page of RAM, in order, little-endian
 //!   u32 CRC32C of each chunk of each device's memory, likewise
 //! ```
@@ -15,8 +15,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::options::InterruptKind;
+
 /// The version of the format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The longest first line, in bytes.
 const LONGEST_LINE: u64 = 1 << 20;
 /// The most digests in a file: 4 TiB of pages.
@@ -51,7 +53,7 @@ pub struct Header {
 }
 
 /// One device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Its name.
     pub name: String,
@@ -61,10 +63,46 @@ pub struct Device {
     pub chunks: u64,
     /// What it counts, by name.
     pub counters: Vec<(String, u64)>,
-    /// Interrupts that the guest handled, by vector.
-    pub handled: Vec<u64>,
-    /// Interrupts that were raised and not handled, by vector.
-    pub pending: Vec<u64>,
+    /// How it interrupts; `None` for a device that the guest has not set up.
+    pub interrupts: Option<InterruptKind>,
+    /// Its vectors, where it interrupts by messages; where by its line, what that was for.
+    pub vectors: Vec<Vector>,
+    /// Its line, where it interrupts by that.
+    pub line: Option<Line>,
+    /// Where its BARs are that decode, by their numbers.
+    pub bars: Vec<(u8, u64)>,
+}
+
+/// The account of one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vector {
+    /// Interrupts that the guest handled.
+    pub handled: u64,
+    /// Interrupts that it has not heard of yet; of a masked vector, one at most.
+    pub pending: u64,
+    /// Whether one of those is a pending bit, which takes in all that comes while the
+    /// vector is masked. One that became an interrupt of its own meanwhile would let
+    /// another one follow it.
+    pub held: bool,
+    /// Messages that came while the vector was masked.
+    pub absorbed: u64,
+    /// Times that it was masked and at least one came.
+    pub windows: u64,
+    /// Whether it is masked now.
+    pub masked: bool,
+}
+
+/// The account of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// How often it rose.
+    pub rises: u64,
+    /// How often the guest said that it was done.
+    pub acknowledged: u64,
+    /// Whether it is up, or waits to be.
+    pub pending: bool,
+    /// Whether the guest has turned it off.
+    pub off: bool,
 }
 
 impl Device {

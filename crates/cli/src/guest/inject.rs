@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use control::pci::{Function, FunctionError};
 use dirty::{IovaRange, PageSize};
 use port::{
-    DirtyReport, DirtySource, Gpa, GuestMemory, Inspect, Interrupts, MemoryError,
-    MemoryRegion, SourceError, Space, Vcpus, VmmError,
+    ConfigSpace, ConfigStage, DirtyReport, DirtySource, Gpa, GuestMemory, Inspect,
+    MemoryError, MemoryRegion, SourceError, Space, Vcpus, VmmError,
 };
 
 pub(super) use save::DamageSave;
 
-use super::accel::Accel;
 use super::board::Board;
 use super::device::Device;
 use super::layout::PAGE;
@@ -26,6 +26,8 @@ use super::peers::Peers;
 
 /// How long something may be waited for that makes an injection matter.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an interrupt may take that nothing keeps from coming.
+const AWHILE: Duration = Duration::from_millis(50);
 /// Freshly written pages that make sure that one of them matters.
 const FRESH: u64 = 16;
 
@@ -236,17 +238,32 @@ pub(super) struct LetPend {
 }
 
 impl LetPend {
+    /// Whether vCPUs drive devices from now on. Once they do not, none still does.
     fn enable(&self, enabled: bool) {
-        self.board.devices.iter().for_each(|device| device.lines.enable(enabled));
+        self.board.controller.enable(enabled);
+        drop(self.board.still.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether something waits that no mask keeps from the guest.
+    fn waits(&self) -> bool {
+        let functions = (0..self.board.devices.len()).map(|n| self.board.bus.function(n));
+        let mut counts =
+            functions.flat_map(|function| function.counts().unwrap_or_default());
+        counts.any(|counts| counts.pending > 0 && !counts.masked)
     }
 }
 
 impl Vcpus for LetPend {
     fn pause(&mut self) -> Result<(), VmmError> {
-        self.enable(false);
+        // Where all that could come is masked, somewhat later it is not.
         wait_for(|| {
-            let counts = self.board.devices.iter().map(|device| device.lines.pending());
-            counts.flatten().flatten().any(|count| count > 0)
+            self.enable(false);
+            let waits = within(AWHILE, || self.waits());
+            if !waits {
+                self.enable(true);
+                std::thread::sleep(AWHILE / 4);
+            }
+            waits
         });
         self.inner.pause()
     }
@@ -261,33 +278,39 @@ impl Vcpus for LetPend {
     }
 }
 
-/// `interrupt`: one count is dropped after the drain, of whichever device has one first.
-pub(super) struct DropCount {
-    pub(super) inner: Box<dyn Interrupts>,
+/// `interrupt`: what waits for the guest is taken and thrown away before all of it is
+/// saved, of whichever device has something first.
+pub(super) struct DropUnheard {
+    pub(super) inner: Box<dyn ConfigSpace>,
+    pub(super) function: Function,
     pub(super) done: Arc<AtomicBool>,
 }
 
-impl Interrupts for DropCount {
-    fn bind(&mut self) -> Result<(), VmmError> {
-        self.inner.bind()
-    }
-
-    fn unbind(&mut self) -> Result<(), VmmError> {
-        self.inner.unbind()
-    }
-
-    fn drain(&mut self) -> Result<Vec<u64>, VmmError> {
-        let mut counts = self.inner.drain()?;
-        if let Some(count) = counts.iter_mut().find(|count| **count > 0)
-            && !self.done.swap(true, Ordering::AcqRel)
-        {
-            *count -= 1;
+impl DropUnheard {
+    /// Whether there was something.
+    fn lose(&self) -> Result<bool, FunctionError> {
+        if self.function.line()? {
+            self.function.end_of_interrupt()?;
+            return Ok(true);
         }
-        Ok(counts)
+        let mut lost = 0;
+        self.function.take(&mut |_, _, count| lost += count)?;
+        Ok(lost > 0)
+    }
+}
+
+impl ConfigSpace for DropUnheard {
+    fn save(&mut self) -> Result<Vec<u8>, VmmError> {
+        if !self.done.load(Ordering::Acquire) {
+            let lost = self.lose();
+            let lost = lost.map_err(|error| VmmError::new("inject", "lose it", error))?;
+            self.done.store(lost, Ordering::Release);
+        }
+        self.inner.save()
     }
 
-    fn deliver(&mut self, pending: &[u64]) -> Result<(), VmmError> {
-        self.inner.deliver(pending)
+    fn load(&mut self, saved: &[u8], stage: ConfigStage) -> Result<(), VmmError> {
+        self.inner.load(saved, stage)
     }
 }
 
@@ -304,7 +327,7 @@ impl Inspect for DamageDevice {
             inner.stopped()?;
         }
         let mut accels = self.board.devices.iter().filter_map(Device::accel);
-        if accels.any(Accel::damage) {
+        if accels.any(|accel| accel.damage(&self.board.bus)) {
             return Ok(());
         }
         Err(VmmError::new("inject", "change a byte of a device", "no mapped window"))
@@ -333,9 +356,20 @@ impl Inspect for LatePeer {
 }
 
 /// Waits until something is so, or does not come.
-fn wait_for(mut so: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !so() && Instant::now() < until {
+fn wait_for(so: impl FnMut() -> bool) {
+    within(PATIENCE, so);
+}
+
+/// Whether something becomes so in that time.
+fn within(time: Duration, mut so: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        if so() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
         std::thread::sleep(Duration::from_micros(200));
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
+use control::pci::{InterruptMode, VectorCounts};
 use port::{Inspect, VmmError};
 
 use super::board::Board;
-use super::digests::{Device, Digests};
+use super::device;
+use super::digests::{Device, Digests, Line, Vector};
 use super::layout::PAGE;
 use super::memory::Ram;
+use super::options::InterruptKind;
 use super::page::BYTES;
 use super::vcpu::locked;
 
@@ -66,20 +69,57 @@ pub(super) fn digests(board: &Board, p2p: bool) -> Result<Digests> {
             let name = device.name();
             let found = device.digest().with_context(|| format!("digest of {name}"))?;
             let chunks = found.chunks.len() as u64;
-            let vectors = device.lines.vectors();
-            let pending = device.lines.pending().context("eventfds")?;
-            let device = Device {
+            let seen = Device {
                 name: name.to_owned(),
                 chunk_bytes: found.chunk_bytes,
                 chunks,
                 counters: found.counters,
-                handled: device.lines.handled()[..vectors].into(),
-                pending: pending[..vectors].into(),
+                ..interrupts(board, device)?
             };
-            Ok((device, found.chunks))
+            Ok((seen, found.chunks))
         })
         .collect();
     Ok(Digests::new(registers?, board.timer.now(), p2p, pages, devices?))
+}
+
+/// What there is to say of a device's function: its interrupts, and where its BARs are.
+fn interrupts(board: &Board, device: &device::Device) -> Result<Device> {
+    let function = board.bus.function(device.number);
+    let kind = match function.mode() {
+        InterruptMode::Off => None,
+        InterruptMode::Intx => Some(InterruptKind::Intx),
+        InterruptMode::Msi => Some(InterruptKind::Msi),
+        InterruptMode::Msix => Some(InterruptKind::Msix),
+    };
+    let heard = board.controller.heard(device.number);
+    let counts = function.counts().context("its interrupts")?;
+    let handled = heard.handled.into_iter().chain(std::iter::repeat(0));
+    let line = counts.first().filter(|_| kind == Some(InterruptKind::Intx));
+    let vector = |counts: VectorCounts, handled| Vector {
+        handled,
+        pending: counts.pending,
+        held: counts.held,
+        absorbed: counts.absorbed,
+        windows: counts.windows,
+        masked: counts.masked,
+    };
+    let vectors = match line {
+        None => counts.iter().zip(handled).map(|(one, n)| vector(*one, n)).collect(),
+        Some(_) => handled
+            .take(heard.handled.len())
+            .map(|handled| Vector { handled, ..Vector::default() })
+            .collect(),
+    };
+    let line = line.map(|line| Line {
+        rises: line.rises,
+        acknowledged: heard.acknowledged,
+        pending: line.pending > 0,
+        off: line.masked,
+    });
+    let bars = function.bars();
+    let bars = bars.iter().filter(|place| place.decoded);
+    let bars = bars.map(|place| (place.bar, place.address)).collect();
+    Ok(Device { interrupts: kind, vectors, line, bars, ..Device::default() })
 }
 
 /// The checksum of every page.

@@ -5,12 +5,12 @@
 //!   0            device areas: ring, command pages      0
 //!   ...          pages of the vCPUs                     ...
 //!   3 GiB        - end of low RAM -                     3 GiB
-//!   0xe000_0000  BAR0 and BAR4 of each accelerator
+//!   0xe000_0000  BARs of 32 bits, and the interrupt controller
 //!   4 GiB        rest of RAM, if there is more          3 GiB
-//!   above        BAR2 of each accelerator, by its size
+//!   above        BARs of 64 bits
 //! ```
 //!
-//! A uart uses no RAM, and has its ports in the I/O space.
+//! A uart uses no RAM. Where which BAR is, the guest decides ([`super::pci`]).
 //!
 //! Devices use the same addresses: the IOVA of a byte is its guest-physical address.
 
@@ -24,10 +24,6 @@ pub(super) const PAGE: u64 = 4096;
 const LOW: u64 = 3 << 30;
 /// Where RAM goes on behind the hole.
 const HIGH: u64 = 4 << 30;
-/// The first 32-bit BAR.
-const BARS: u64 = 0xe000_0000;
-/// The first I/O BAR.
-const PORTS: u32 = 0xc000;
 
 /// The address space of one guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,29 +123,9 @@ impl Layout {
         self.devices * self.area_pages()
     }
 
-    /// The addresses of the 32-bit BARs 0 and 4 of a device.
-    pub(super) fn small_bars(&self, device: usize) -> (u64, u64) {
-        let base = BARS + device as u64 * 0x1_0000;
-        (base, base + 0x8000)
-    }
-
-    /// The I/O addresses of the ports of a card.
-    pub(super) fn io_bars(&self, device: usize) -> [u32; 2] {
-        let base = PORTS + device as u32 * 0x10;
-        [base, base + 8]
-    }
-
-    /// The addresses of the devices' BAR2, by their sizes: each at a multiple of its
-    /// size, as PCI wants it.
-    pub(super) fn big_bars(&self, sizes: &[u64]) -> Vec<u64> {
-        let mut free = self.end().max(HIGH);
-        let mut bars = Vec::new();
-        for &size in sizes {
-            let at = free.next_multiple_of(size.max(PAGE));
-            bars.push(at);
-            free = at + size;
-        }
-        bars
+    /// The first address above RAM that 32 bits do not reach.
+    pub(super) fn above(&self) -> u64 {
+        self.end().max(HIGH)
     }
 }
 
@@ -187,14 +163,5 @@ mod tests {
         for offset in [0, LOW - PAGE, LOW, (4 << 30) - PAGE] {
             assert_eq!(layout.offset(layout.address(offset), PAGE), Some(offset));
         }
-    }
-
-    #[test]
-    fn big_bars_are_aligned_and_above_ram() {
-        let layout = Layout::new(5 << 30, 2);
-        let bars = layout.big_bars(&[16 << 20, 1 << 30, 16 << 20]);
-        assert_eq!(bars[1] % (1 << 30), 0);
-        assert!(bars[0] >= layout.end() && bars[1] >= bars[0] + (16 << 20));
-        assert!(bars[2] >= bars[1] + (1 << 30));
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::devices::DeviceUri;
@@ -46,6 +47,9 @@ pub struct RunOptions {
     pub hold: bool,
     /// Whether the guest starts paused.
     pub paused: bool,
+    /// How the devices interrupt the guest; `None` is the best way that each one has. Part
+    /// of the guest's state: a destination hears it from the guest.
+    pub interrupts: Option<InterruptKind>,
 }
 
 /// A guest that comes from another host.
@@ -59,6 +63,8 @@ pub struct ReceiveOptions {
     pub digests: Option<PathBuf>,
     /// Where to listen for the source.
     pub from: link::Uri,
+    /// As in [`RunOptions`], once the guest migrates from here.
+    pub hold: bool,
 }
 
 /// What to break, where no checksum of the stream can see it.
@@ -71,10 +77,47 @@ pub enum Inject {
     Device,
     /// One dirty bit of the last report is forgotten.
     DirtyBit,
-    /// One pending interrupt is dropped after the drain.
+    /// What waits of the interrupts of one device is dropped before it is saved.
     Interrupt,
     /// One peer write is let through after its target stopped.
     P2pLate,
+}
+
+/// A way in which a PCI device interrupts a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InterruptKind {
+    /// By a line, which is a level.
+    Intx,
+    /// By messages, of one address for all vectors.
+    Msi,
+    /// By messages, of a table with a row for each vector.
+    Msix,
+}
+
+impl InterruptKind {
+    /// All of them, with the names that the command line has for them.
+    pub const ALL: [(&'static str, InterruptKind); 3] = [
+        ("intx", InterruptKind::Intx),
+        ("msi", InterruptKind::Msi),
+        ("msix", InterruptKind::Msix),
+    ];
+}
+
+impl fmt::Display for InterruptKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = InterruptKind::ALL.iter().find(|(_, kind)| kind == self);
+        f.write_str(name.map_or("nothing", |(name, _)| name))
+    }
+}
+
+impl FromStr for InterruptKind {
+    type Err = OptionsError;
+
+    fn from_str(text: &str) -> Result<InterruptKind, OptionsError> {
+        let found = InterruptKind::ALL.iter().find(|(name, _)| *name == text);
+        found.map(|(_, kind)| *kind).ok_or_else(|| OptionsError::Interrupts(shown(text)))
+    }
 }
 
 impl Inject {
@@ -153,6 +196,9 @@ pub enum OptionsError {
     /// Nothing that can be broken.
     #[error("`{0}` cannot be injected: page, device, dirty-bit, interrupt or p2p-late")]
     Inject(String),
+    /// No way to interrupt.
+    #[error("`{0}` is no way to interrupt: intx, msi or msix")]
+    Interrupts(String),
 }
 
 /// Enough of a foreign text to recognise it by.

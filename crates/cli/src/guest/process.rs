@@ -1,5 +1,7 @@
 //! What one guest process has, and the commands that change it.
 
+mod awaiting;
+mod lent;
 mod opening;
 mod taken;
 
@@ -17,8 +19,9 @@ use port::{Observer, Progress};
 use serde_json::{Value, json};
 use sys::EventFd;
 
+use super::counts;
 use super::inspect::digests;
-use super::options::Inject;
+use super::options::{Inject, MachineOptions};
 use super::token::{Command, Refusal, Situation, allowed};
 use super::verify;
 use super::vm::{Lending, Vm};
@@ -38,7 +41,7 @@ const GONE: &str = "the machine did not come back, and nothing can be done with 
 pub(super) struct Guest {
     inner: Mutex<Inner>,
     changed: Condvar,
-    lending: Lending,
+    chosen: Chosen,
     /// Where decisions are remembered.
     pub(super) store: store::Memory,
     /// Readable once the process is to end.
@@ -46,6 +49,18 @@ pub(super) struct Guest {
     status: AtomicU8,
     /// An operator ends it, and says with what status.
     quitting: AtomicBool,
+}
+
+/// What an operator chose for a process, whatever guest it has.
+pub(super) struct Chosen {
+    /// The machine.
+    pub(super) machine: MachineOptions,
+    /// See [`RunOptions::hold`](super::options::RunOptions::hold).
+    pub(super) hold: bool,
+    /// Where digests of the stopped guest go.
+    pub(super) digests: Option<PathBuf>,
+    /// What is broken in the first migration.
+    pub(super) inject: Option<Inject>,
 }
 
 struct Inner {
@@ -64,6 +79,8 @@ struct Inner {
     gone: Option<String>,
     /// Where a destination listens.
     from: Option<String>,
+    /// What is still to be broken.
+    inject: Option<Inject>,
     /// A snapshot waits for its file to be opened; the flag ends that.
     opening: Option<Arc<AtomicBool>>,
 }
@@ -78,10 +95,16 @@ enum At {
     },
     /// Its copy is being made; the flag ends every wait for the file.
     Copied(SourceHandle, Arc<AtomicBool>),
-    Waiting,
-    /// One comes in; the flag ends every wait for the file that it comes from.
+    /// Nobody has come yet; the flag ends the wait.
+    Waiting {
+        unless: Arc<AtomicBool>,
+        again: bool,
+    },
+    /// One comes in; the flag ends every wait for another, or for the file that it comes
+    /// from.
     In(SinkHandle, Arc<AtomicBool>),
     Moved,
+    Empty,
     InDoubt,
 }
 
@@ -107,30 +130,27 @@ impl Drop for Taken<'_> {
 
 impl Guest {
     /// A process without a guest: a destination, or one that reads a guest from a file.
+    /// The flag ends the wait.
     pub(super) fn waiting(
-        digests: Option<PathBuf>,
-        inject: Option<Inject>,
+        chosen: Chosen,
         from: String,
+        unless: Arc<AtomicBool>,
     ) -> Result<Guest> {
-        let mut guest = Guest::new(digests, inject, At::Waiting)?;
+        let mut guest = Guest::new(chosen, At::Waiting { unless, again: false })?;
         let inner = guest.inner.get_mut().unwrap_or_else(PoisonError::into_inner);
         inner.from = Some(from);
         Ok(guest)
     }
 
     /// A process with a guest that has booted and does not run yet.
-    pub(super) fn here(
-        vm: Vm,
-        digests: Option<PathBuf>,
-        inject: Option<Inject>,
-    ) -> Result<Guest> {
-        let guest = Guest::new(digests, inject, At::Here)?;
-        let machine = vm.machine(&guest.lending)?;
+    pub(super) fn here(vm: Vm, chosen: Chosen) -> Result<Guest> {
+        let guest = Guest::new(chosen, At::Here)?;
+        let machine = vm.machine(&guest.lending())?;
         guest.settle(At::Here, Some(Arc::new(vm)), Some(machine), None);
         Ok(guest)
     }
 
-    fn new(digests: Option<PathBuf>, inject: Option<Inject>, at: At) -> Result<Guest> {
+    fn new(chosen: Chosen, at: At) -> Result<Guest> {
         Ok(Guest {
             inner: Mutex::new(Inner {
                 at,
@@ -142,10 +162,11 @@ impl Guest {
                 lost: Vec::new(),
                 gone: None,
                 from: None,
+                inject: chosen.inject,
                 opening: None,
             }),
             changed: Condvar::new(),
-            lending: Lending { digests, inject },
+            chosen,
             store: store::Memory::new()?,
             over: EventFd::new()?,
             status: AtomicU8::new(0),
@@ -157,9 +178,15 @@ impl Guest {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What an operator chose for this process.
+    pub(super) fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
     /// How the engine gets the machine of a VM here.
-    pub(super) fn lending(&self) -> &Lending {
-        &self.lending
+    pub(super) fn lending(&self) -> Lending {
+        let inject = self.locked().inject;
+        Lending { digests: self.chosen.digests.clone(), inject }
     }
 
     /// The exit status.
@@ -206,26 +233,11 @@ impl Guest {
         }
         inner.machine = machine;
         inner.progress = None;
-        if note.is_some() {
+        // Who has only come changes nothing of what ended before.
+        if note.is_some() || !matches!(inner.at, At::In(..)) {
             inner.note = note;
         }
         self.changed.notify_all();
-    }
-
-    /// A destination's machine was opened.
-    pub(super) fn opened(&self, vm: Arc<Vm>) {
-        self.locked().vm = Some(vm);
-    }
-
-    /// A source has connected, or is read from a file: the flag ends every wait for that.
-    pub(super) fn receiving(&self, handle: SinkHandle, unless: Arc<AtomicBool>) {
-        self.settle(At::In(handle, unless), None, None, None);
-    }
-
-    /// A destination goes back to listening.
-    pub(super) fn listening(&self, note: Option<String>) {
-        self.locked().vm = None;
-        self.settle(At::Waiting, None, None, note);
     }
 
     /// The guest is this process's.
@@ -261,10 +273,11 @@ impl Guest {
                 yielded: handle.yielded(),
             },
             At::Copied(..) => Situation::Copying,
-            At::Waiting => Situation::Waiting,
+            At::Waiting { again, .. } => Situation::Waiting { again: *again },
             At::In(handle, _) if handle.holding() => Situation::Holding,
             At::In(..) => Situation::Receiving,
             At::Moved => Situation::Moved,
+            At::Empty => Situation::Empty,
             At::InDoubt => Situation::InDoubt,
         }
     }
@@ -313,7 +326,7 @@ impl Guest {
             "progress": inner.progress,
             "note": inner.note,
         });
-        if let Some(from) = &inner.from {
+        if let (Some(from), At::Waiting { .. } | At::In(..)) = (&inner.from, &inner.at) {
             status["from"] = from.as_str().into();
         }
         if let Some(vm) = &inner.vm {
@@ -348,12 +361,11 @@ impl Guest {
                     None => None,
                     Some(_) => Some(device.moved(running)?),
                 };
-                Ok(json!({
-                    "name": device.name(),
-                    "blocks": blocks,
-                    "commands": device.commands_over(),
-                    "handled": device.lines.handled(),
-                }))
+                let mut counted = counts::device(&vm.board, device);
+                counted["name"] = device.name().into();
+                counted["blocks"] = blocks.into();
+                counted["commands"] = device.commands_over().into();
+                Ok(counted)
             })
             .collect();
         drop(taken);
@@ -361,9 +373,13 @@ impl Guest {
             let next = shown.next.load(Ordering::Acquire);
             json!({ "pages": next.saturating_sub(shown.pages) })
         });
+        let (interrupts, masks, moves) = counts::all(&vm.board);
         Ok(json!({ "counters": {
             "vcpus": vcpus.collect::<Vec<Value>>(),
             "devices": devices?,
+            "interrupts": interrupts,
+            "masks": masks,
+            "moves": moves,
             "timer_ms": vm.board.timer.now() / 1_000_000,
             "downtime_guest_ms": vm.board.gap().map(|gap| gap.as_secs_f64() * 1000.0),
             "faults": vm.board.faults.count(),
@@ -418,7 +434,7 @@ impl Guest {
         taken.stop()?;
         let vm = Arc::clone(&taken.vm);
         let digests = digests(&vm.board, vm.p2p)?;
-        if let Some(path) = path.or_else(|| self.lending.digests.clone()) {
+        if let Some(path) = path.or_else(|| self.chosen.digests.clone()) {
             let written = digests.write(&path);
             written.with_context(|| format!("write {}", path.display()))?;
         }
@@ -428,7 +444,7 @@ impl Guest {
 
     /// `cancel`.
     pub(super) fn cancel(&self) -> Result<()> {
-        let inner = self.locked();
+        let mut inner = self.locked();
         if let Some(opening) = &inner.opening {
             opening.store(true, Ordering::Release);
         }
@@ -446,8 +462,10 @@ impl Guest {
                 handle.cancel();
                 unless.store(true, Ordering::Release);
             }
+            At::Waiting { .. } => inner = self.unawait(inner),
             _ => {}
         }
+        drop(inner);
         Ok(())
     }
 
@@ -465,6 +483,10 @@ impl Guest {
     pub(super) fn quit(&self, discard: bool) -> Result<()> {
         let mut inner = self.locked();
         self.permit(&inner, Command::Quit { discard })?;
+        if matches!(inner.at, At::Waiting { .. }) {
+            self.quitting.store(true, Ordering::Release);
+            inner = self.unawait(inner);
+        }
         if let At::In(handle, unless) = &inner.at {
             self.quitting.store(true, Ordering::Release);
             unless.store(true, Ordering::Release);
@@ -492,84 +514,10 @@ impl Guest {
         Ok(())
     }
 
-    /// Looks at a machine that stays where it is, for a migration that is not even begun.
-    pub(super) fn untouched<T>(&self, look: impl FnOnce(&Machine) -> T) -> Result<T> {
-        let mut taken = self.take(Command::Migrate)?;
-        Ok(look(taken.machine()?))
-    }
-
     /// Whether the process is to end.
     pub(super) fn is_over(&self) -> Result<bool> {
         let ready = sys::wait_readable(&[self.over.as_fd()], Duration::ZERO)?;
         Ok(ready == [true])
-    }
-
-    /// Lends the machine to a migration; `handle` makes the handle from it.
-    pub(super) fn depart<T>(
-        &self,
-        limit: RateLimit,
-        prepare: impl FnOnce(Machine) -> (T, SourceHandle),
-    ) -> Result<(T, Arc<Vm>)> {
-        let mut taken = self.take(Command::Migrate)?;
-        let vm = Arc::clone(&taken.vm);
-        vm.changes.begin();
-        let mut inner = self.locked();
-        // Nobody else took it: the machine is away meanwhile.
-        self.permit(&inner, Command::Migrate)?;
-        let Some(machine) = taken.machine.take() else {
-            bail!("the machine is gone");
-        };
-        let (prepared, handle) = prepare(machine);
-        let paused = !vm.board.barrier.is_open();
-        inner.at = At::Out { handle, limit, paused };
-        inner.note = None;
-        drop(inner);
-        // Nothing is put back: the migration has it.
-        drop(taken);
-        Ok((prepared, vm))
-    }
-
-    /// Lends the machine to whoever copies it, unless the flag is set; `prepare` makes
-    /// the handle from it.
-    pub(super) fn copied<T>(
-        &self,
-        unless: Arc<AtomicBool>,
-        prepare: impl FnOnce(Machine) -> (T, SourceHandle),
-    ) -> Result<(T, Arc<Vm>)> {
-        let mut taken = self.take(Command::Snapshot)?;
-        let vm = Arc::clone(&taken.vm);
-        let mut inner = self.locked();
-        self.permit(&inner, Command::Snapshot)?;
-        if unless.load(Ordering::Acquire) {
-            bail!("cancelled");
-        }
-        let Some(machine) = taken.machine.take() else {
-            bail!("the machine is gone");
-        };
-        let (prepared, handle) = prepare(machine);
-        inner.at = At::Copied(handle, unless);
-        inner.note = None;
-        drop(inner);
-        drop(taken);
-        Ok((prepared, vm))
-    }
-
-    /// Takes back what was lent to something that did not work out. A device whose
-    /// thread is stuck did not come back: there is no machine then.
-    pub(super) fn back(
-        &self,
-        vm: &Vm,
-        machine: Machine,
-        error: &engine::migration::Error,
-        note: String,
-        pause_pending: bool,
-    ) {
-        self.lost(error.devices.iter().map(String::as_str), &error.cause.to_string());
-        let whole = machine.devices.len() == vm.board.devices.len();
-        self.arrived(whole.then_some(machine), Some(note));
-        if pause_pending && let Err(error) = self.pause() {
-            tracing::warn!(error = format!("{error:#}"), "cannot pause the guest");
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! State of the VMM's own, as it travels: registers, interrupt counters, the timer.
+//! State of the VMM's own, as it travels: registers, the interrupt controller, the timer.
 //!
 //! What comes in may be anything: it is bounded, parsed, and held against the machine
 //! that is here, before any of it is used.
@@ -13,12 +13,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::board::{Board, now_ns};
-use super::device::Driver;
-use super::lines::VECTORS;
+use super::controller::State;
 use super::vcpu::{Registers, locked};
 
-/// The version of all sections here.
-const VERSION: u32 = 2;
+/// The version of the registers: since 3, they have what the guest made of its bus.
+const REGISTERS: u32 = 3;
+/// The version of the interrupt controller: since 3, it is one.
+const CONTROLLER: u32 = 3;
+/// The version of the timer.
+const TIMER: u32 = 2;
 /// The longest section, in bytes.
 const LONGEST: u64 = 64 << 10;
 
@@ -29,7 +32,7 @@ pub(super) fn all(board: &Arc<Board>) -> Vec<Box<dyn Section>> {
         let name = format!("vcpu{vcpu}");
         sections.push(Box::new(Vcpu { board: Arc::clone(board), vcpu, name }));
     }
-    sections.push(Box::new(Counters(Arc::clone(board))));
+    sections.push(Box::new(Interrupts(Arc::clone(board))));
     sections.push(Box::new(GuestTimer(Arc::clone(board))));
     sections
 }
@@ -47,7 +50,7 @@ impl Section for Vcpu {
     }
 
     fn version(&self) -> u32 {
-        VERSION
+        REGISTERS
     }
 
     fn order(&self) -> Order {
@@ -59,7 +62,7 @@ impl Section for Vcpu {
     }
 
     fn load(&mut self, version: u32, from: &mut dyn Read) -> Result<(), VmmError> {
-        let registers: Registers = read(&self.name, version, from)?;
+        let registers: Registers = read(&self.name, (version, REGISTERS), from)?;
         fits(&self.board, self.vcpu, &registers)
             .map_err(|error| VmmError::new(self.name.as_str(), "load", error))?;
         let shown = &self.board.shown[self.vcpu];
@@ -69,7 +72,7 @@ impl Section for Vcpu {
         let left = registers.active_ns.clamp(1, now_ns());
         shown.arrived_ns.store(left, Ordering::Release);
         for driver in &registers.drivers {
-            self.board.devices[driver.device()].show(driver);
+            self.board.devices[driver.device].show(driver);
         }
         *locked(&self.board.vcpus[self.vcpu]) = registers;
         Ok(())
@@ -92,33 +95,27 @@ fn fits(board: &Board, vcpu: usize, registers: &Registers) -> Result<(), Bad> {
         return Err(Bad::Unfit("a write that cannot be the next"));
     }
     let mine = (0..board.devices.len()).filter(|n| number(n % vcpus as usize) == vcpu);
-    if !registers.drivers.iter().map(Driver::device).eq(mine) {
+    if !registers.drivers.iter().map(|driver| driver.device).eq(mine) {
         return Err(Bad::Unfit("other devices"));
     }
     for driver in &registers.drivers {
-        if !board.devices[driver.device()].fits(driver, most) {
+        if !board.devices[driver.device].fits(driver, most) {
             return Err(Bad::Unfit("a driver that is not this device's"));
         }
     }
     Ok(())
 }
 
-/// Handled interrupts, by device and vector.
-struct Counters(Arc<Board>);
+/// The interrupt controller: which message is which, and what was handled.
+struct Interrupts(Arc<Board>);
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Handled {
-    devices: Vec<[u64; VECTORS]>,
-}
-
-impl Section for Counters {
+impl Section for Interrupts {
     fn name(&self) -> &str {
         "interrupts"
     }
 
     fn version(&self) -> u32 {
-        VERSION
+        CONTROLLER
     }
 
     fn order(&self) -> Order {
@@ -126,20 +123,16 @@ impl Section for Counters {
     }
 
     fn save(&mut self, into: &mut dyn Write) -> Result<(), VmmError> {
-        let devices = self.0.devices.iter().map(|device| device.lines.handled());
-        write(self.name(), &Handled { devices: devices.collect() }, into)
+        write(self.name(), &self.0.controller.state(), into)
     }
 
     fn load(&mut self, version: u32, from: &mut dyn Read) -> Result<(), VmmError> {
-        let handled: Handled = read(self.name(), version, from)?;
-        if handled.devices.len() != self.0.devices.len() {
-            let bad = Bad::Unfit("another number of devices");
-            return Err(VmmError::new(self.name(), "load", bad));
+        let state: State = read(self.name(), (version, CONTROLLER), from)?;
+        if self.0.controller.restore(state) {
+            return Ok(());
         }
-        for (device, handled) in self.0.devices.iter().zip(handled.devices) {
-            device.lines.restore(handled);
-        }
-        Ok(())
+        let bad = Bad::Unfit("interrupts of another machine");
+        Err(VmmError::new(self.name(), "load", bad))
     }
 }
 
@@ -158,7 +151,7 @@ impl Section for GuestTimer {
     }
 
     fn version(&self) -> u32 {
-        VERSION
+        TIMER
     }
 
     fn order(&self) -> Order {
@@ -170,7 +163,7 @@ impl Section for GuestTimer {
     }
 
     fn load(&mut self, version: u32, from: &mut dyn Read) -> Result<(), VmmError> {
-        let Nanoseconds { ran } = read(self.name(), version, from)?;
+        let Nanoseconds { ran } = read(self.name(), (version, TIMER), from)?;
         self.0.timer.set(ran);
         Ok(())
     }
@@ -179,8 +172,8 @@ impl Section for GuestTimer {
 /// A section that is not taken.
 #[derive(Debug, Error)]
 enum Bad {
-    #[error("version {0}, and this side knows version {VERSION}")]
-    Version(u32),
+    #[error("version {0}, and this side knows version {1}")]
+    Version(u32, u32),
     #[error("longer than {LONGEST} bytes")]
     Long,
     #[error("it has {0}")]
@@ -199,11 +192,11 @@ fn write<T: Serialize>(
 
 fn read<T: DeserializeOwned>(
     name: &str,
-    version: u32,
+    (version, known): (u32, u32),
     from: &mut dyn Read,
 ) -> Result<T, VmmError> {
-    if version != VERSION {
-        return Err(VmmError::new(name, "load", Bad::Version(version)));
+    if version != known {
+        return Err(VmmError::new(name, "load", Bad::Version(version, known)));
     }
     let mut bytes = Vec::new();
     from.take(LONGEST + 1)
@@ -221,9 +214,13 @@ mod tests {
 
     use super::*;
     use crate::guest::accel::{AccelDriver, Stage};
+    use crate::guest::board::Faults;
+    use crate::guest::bus::Bus;
+    use crate::guest::device::{Driver, ModelDriver};
     use crate::guest::layout::Layout;
     use crate::guest::memory::Ram;
     use crate::guest::options::MachineOptions;
+    use crate::guest::pci::Pci;
 
     fn board(seed: u64) -> Arc<Board> {
         let options = MachineOptions {
@@ -236,7 +233,9 @@ mod tests {
             seed,
         };
         let ram = Arc::new(Ram::new(Layout::new(options.memory, 0)).unwrap());
-        Arc::new(Board::new(ram, Vec::new(), &options))
+        let faults = Arc::<Faults>::default();
+        let bus = Bus::new(Vec::new(), Arc::default(), Arc::clone(&faults), |_, _| {});
+        Arc::new(Board::new(ram, Vec::new(), bus, faults, &options))
     }
 
     fn saved(section: &mut dyn Section) -> Vec<u8> {
@@ -253,8 +252,8 @@ mod tests {
         for (from, into) in all(&source).iter_mut().zip(&mut all(&destination)) {
             assert_eq!(from.name(), into.name());
             let bytes = saved(&mut **from);
-            into.load(VERSION, &mut bytes.as_slice()).unwrap();
-            assert!(into.load(VERSION + 1, &mut bytes.as_slice()).is_err());
+            into.load(from.version(), &mut bytes.as_slice()).unwrap();
+            assert!(into.load(from.version() + 1, &mut bytes.as_slice()).is_err());
         }
         assert_eq!(destination.timer.now(), 77);
         for (ours, theirs) in source.vcpus.iter().zip(&destination.vcpus) {
@@ -271,7 +270,7 @@ mod tests {
         let section = &mut all(&destination)[0];
         let mut load = |registers: &Registers| {
             let bytes = serde_json::to_vec(registers).unwrap();
-            section.load(VERSION, &mut bytes.as_slice()).unwrap_err().to_string()
+            section.load(REGISTERS, &mut bytes.as_slice()).unwrap_err().to_string()
         };
         load(&bad);
         bad = locked(&source.vcpus[0]).clone();
@@ -280,13 +279,16 @@ mod tests {
         bad.next = 3;
         load(&bad);
         bad = locked(&source.vcpus[0]).clone();
-        bad.drivers.push(Driver::Accel(AccelDriver {
+        bad.drivers.push(Driver {
             device: 9,
-            window: 0,
-            commands: 0,
-            stage: Stage::Idle,
-            checked: 0,
-        }));
+            pci: Pci::default(),
+            model: ModelDriver::Accel(AccelDriver {
+                window: 0,
+                commands: 0,
+                stage: Stage::Idle,
+                checked: 0,
+            }),
+        });
         load(&bad);
         assert_eq!(*locked(&destination.vcpus[0]), before);
     }
@@ -295,7 +297,8 @@ mod tests {
     fn a_section_without_end_is_refused_at_its_ceiling() {
         let destination = board(1);
         for section in &mut all(&destination) {
-            assert!(section.load(VERSION, &mut std::io::repeat(b'[')).is_err());
+            let version = section.version();
+            assert!(section.load(version, &mut std::io::repeat(b'[')).is_err());
         }
     }
 
@@ -304,10 +307,11 @@ mod tests {
         fn no_bytes_break_a_section(bytes in any::<Vec<u8>>(), cut in 0usize..300) {
             let destination = board(1);
             for section in &mut all(&destination) {
-                let _ = section.load(VERSION, &mut bytes.as_slice());
+                let version = section.version();
+                let _ = section.load(version, &mut bytes.as_slice());
                 let mut good = saved(&mut **section);
                 good.truncate(cut);
-                let _ = section.load(VERSION, &mut good.as_slice());
+                let _ = section.load(version, &mut good.as_slice());
             }
         }
     }

@@ -1,14 +1,22 @@
 //! Which command is allowed when: commands obey the right to run.
 //!
-//! | | status, counters | pause, resume | migrate, snapshot | cancel | set-rate | freeze | quit |
-//! | --- | --- | --- | --- | --- | --- | --- | --- |
-//! | running, paused | yes | yes | yes | no migration | no migration | yes | yes |
-//! | copying to a file | yes | no | one at a time | yes | no migration | no | cancel first |
-//! | migrating, until the stop | yes | yes | one at a time | yes | yes | no | cancel first |
-//! | migrating, until commit | yes | no | one at a time | yes | yes | no | cancel first |
-//! | migrating, given away | yes | no | no | no | no | no | no |
-//! | waiting, receiving | status | no guest | no guest | receiving | no guest | no guest | yes |
-//! | holding, moved, in doubt | yes | no | no | no | no | no | with `--discard` |
+//! | | status, counters | pause, resume | migrate, snapshot | receive | cancel | set-rate | freeze | quit |
+//! | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | running, paused | yes | yes | yes | no | no migration | no migration | yes | yes |
+//! | copying to a file | yes | no | one at a time | no | yes | no migration | no | cancel first |
+//! | migrating, until the stop | yes | yes | one at a time | no | yes | yes | no | cancel first |
+//! | migrating, until commit | yes | no | one at a time | no | yes | yes | no | cancel first |
+//! | migrating, given away | yes | no | no | no | no | no | no | no |
+//! | waiting | status | no guest | no guest | already | where it was asked for | no guest | no guest | yes |
+//! | receiving | status | no guest | no guest | already | yes | no guest | no guest | yes |
+//! | moved | yes | no | no | yes | no | no | no | with `--discard` |
+//! | empty | status | no guest | no guest | yes | no migration | no guest | no guest | yes |
+//! | holding, in doubt | yes | no | no | no | no | no | no | with `--discard` |
+//!
+//! A process whose guest has moved away takes one in again with `receive`: it throws away
+//! what the guest left behind, and from there on is a destination as any other. Only a
+//! guest that is known to be another host's leaves something that may be thrown away
+//! without `--discard`.
 
 use thiserror::Error;
 
@@ -23,6 +31,8 @@ pub enum Command {
     Migrate,
     /// Copy it to a file.
     Snapshot,
+    /// Take a guest in.
+    Receive,
     /// Give the migration up.
     Cancel,
     /// Let it send faster or slower.
@@ -57,13 +67,18 @@ pub enum Situation {
         yielded: bool,
     },
     /// No source has come yet.
-    Waiting,
+    Waiting {
+        /// By the command `receive`, in a process that had a guest before.
+        again: bool,
+    },
     /// A guest is on its way in.
     Receiving,
     /// A whole guest is here, its source is gone, and nothing is decided.
     Holding,
     /// The guest is another host's.
     Moved,
+    /// It is, and what it left behind was thrown away.
+    Empty,
     /// The guest may be another host's.
     InDoubt,
 }
@@ -76,10 +91,11 @@ impl Situation {
             Situation::Paused => "paused",
             Situation::Copying => "copying",
             Situation::Migrating { .. } => "migrating",
-            Situation::Waiting => "waiting",
+            Situation::Waiting { .. } => "waiting",
             Situation::Receiving => "receiving",
             Situation::Holding => "holding",
             Situation::Moved => "moved",
+            Situation::Empty => "empty",
             Situation::InDoubt => "in-doubt",
         }
     }
@@ -91,6 +107,18 @@ pub enum Refusal {
     /// There is none yet.
     #[error("no guest is here yet")]
     NoGuest,
+    /// There is one that would be lost.
+    #[error(
+        "a guest is here: this process takes one in when that has moved away; another \
+         one does at once, with guest receive"
+    )]
+    HasGuest,
+    /// It does already.
+    #[error(
+        "this process waits for a guest already, or one is coming in: the status says \
+         where, and cancel or quit ends that"
+    )]
+    Awaited,
     /// There is none to be cancelled.
     #[error("no migration is under way")]
     NoMigration,
@@ -117,8 +145,8 @@ pub enum Refusal {
     Holding,
     /// The guest is elsewhere.
     #[error(
-        "the guest runs on the destination: what is here is what it left behind. quit \
-         --discard ends this process"
+        "the guest runs on the destination: what is here is what it left behind. receive \
+         takes a guest in again, quit --discard ends this process"
     )]
     Moved,
     /// It is not known where the guest is.
@@ -136,19 +164,26 @@ pub enum Refusal {
 /// Why it is not.
 pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
     use Command::{
-        Cancel, Counters, Freeze, Migrate, Pause, Quit, Resume, SetRate, Snapshot, Status,
+        Cancel, Counters, Freeze, Migrate, Pause, Quit, Receive, Resume, SetRate,
+        Snapshot, Status,
     };
     use Situation::{
-        Copying, Holding, InDoubt, Migrating, Moved, Paused, Receiving, Running, Waiting,
+        Copying, Empty, Holding, InDoubt, Migrating, Moved, Paused, Receiving, Running,
+        Waiting,
     };
     match (situation, command) {
-        (_, Status) => Ok(()),
-        (Waiting | Receiving, Counters) => Err(Refusal::NoGuest),
+        (_, Status) | (Moved | Empty, Receive) => Ok(()),
+        (Waiting { .. } | Receiving | Empty, Counters) => Err(Refusal::NoGuest),
         (_, Counters) => Ok(()),
-        (Running | Paused | Waiting, Cancel | SetRate) => Err(Refusal::NoMigration),
+        (Running | Paused, Cancel | SetRate) => Err(Refusal::NoMigration),
+        (Running | Paused | Copying, Receive) => Err(Refusal::HasGuest),
+        (Migrating { yielded: false, .. }, Receive) => Err(Refusal::HasGuest),
         (Running | Paused, _) => Ok(()),
-        (Waiting, Quit { .. }) | (Receiving, Quit { .. } | Cancel) => Ok(()),
-        (Waiting | Receiving, _) => Err(Refusal::NoGuest),
+        (Waiting { again: true } | Receiving, Cancel) => Ok(()),
+        (Waiting { .. } | Empty, Cancel | SetRate) => Err(Refusal::NoMigration),
+        (Waiting { .. } | Receiving | Empty, Quit { .. }) => Ok(()),
+        (Waiting { .. } | Receiving, Receive) => Err(Refusal::Awaited),
+        (Waiting { .. } | Receiving | Empty, _) => Err(Refusal::NoGuest),
         (Copying, Cancel) => Ok(()),
         (Copying, SetRate) => Err(Refusal::NoMigration),
         (Copying, _) => Err(Refusal::Copying),
@@ -169,7 +204,7 @@ pub fn allowed(command: Command, situation: Situation) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const COMMANDS: [Command; 11] = [
+    const COMMANDS: [Command; 12] = [
         Command::Status,
         Command::Counters,
         Command::Pause,
@@ -181,21 +216,24 @@ mod tests {
         Command::Quit { discard: true },
         Command::SetRate,
         Command::Snapshot,
+        Command::Receive,
     ];
 
     /// One row a situation, one letter a command of [`COMMANDS`], `y` for yes.
-    const TABLE: [(Situation, &str); 11] = [
-        (Situation::Running, "yyyyynyyyny"),
-        (Situation::Paused, "yyyyynyyyny"),
-        (Situation::Copying, "yynnnynnnnn"),
-        (Situation::Migrating { interruptible: true, yielded: false }, "yyyynynnnyn"),
-        (Situation::Migrating { interruptible: false, yielded: false }, "yynnnynnnyn"),
-        (Situation::Migrating { interruptible: false, yielded: true }, "yynnnnnnnnn"),
-        (Situation::Waiting, "ynnnnnnyynn"),
-        (Situation::Receiving, "ynnnnynyynn"),
-        (Situation::Holding, "yynnnnnnynn"),
-        (Situation::Moved, "yynnnnnnynn"),
-        (Situation::InDoubt, "yynnnnnnynn"),
+    const TABLE: [(Situation, &str); 13] = [
+        (Situation::Running, "yyyyynyyynyn"),
+        (Situation::Paused, "yyyyynyyynyn"),
+        (Situation::Copying, "yynnnynnnnnn"),
+        (Situation::Migrating { interruptible: true, yielded: false }, "yyyynynnnynn"),
+        (Situation::Migrating { interruptible: false, yielded: false }, "yynnnynnnynn"),
+        (Situation::Migrating { interruptible: false, yielded: true }, "yynnnnnnnnnn"),
+        (Situation::Waiting { again: false }, "ynnnnnnyynnn"),
+        (Situation::Waiting { again: true }, "ynnnnynyynnn"),
+        (Situation::Receiving, "ynnnnynyynnn"),
+        (Situation::Holding, "yynnnnnnynnn"),
+        (Situation::Moved, "yynnnnnnynny"),
+        (Situation::Empty, "ynnnnnnyynny"),
+        (Situation::InDoubt, "yynnnnnnynnn"),
     ];
 
     #[test]

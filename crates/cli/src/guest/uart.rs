@@ -3,7 +3,7 @@
 //! ```text
 //!   sent --> [ FIFO: bytes received .. sent, 1 to 16 of them ] --> received, checked
 //!                |
-//!                '--> INTx: 8 bytes or more, or fewer and no other for a while
+//!                '--> interrupt: 8 bytes or more, or fewer and no other for a while
 //! ```
 //!
 //! What is sent to a port comes back out of it, so each byte follows from its number and
@@ -18,9 +18,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use abi::pci::irq_index;
 use anyhow::{Context, Result, bail};
-use control::{IrqAction, IrqForm, RegionWrite, Transport, TransportError};
+use control::Transport;
+use control::pci::FunctionError;
 use models::uart::registers as reg;
 use models::uart::{BAR0, FIFO_BYTES, FIFO_SAVED_AT, PORTS_MAX};
 use serde::{Deserialize, Serialize};
@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use super::board::Board;
 use super::device::Round;
 use super::digests::Digests;
-use super::lines::{Lines, RING};
 use super::page::mix;
+use super::pci::{Came, Pci, Reach};
 use crate::report::Problem;
 
 /// Exchanges after which the settings of a line change.
@@ -53,8 +53,6 @@ pub(super) struct Uart {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UartDriver {
-    /// The device.
-    pub(super) device: usize,
     /// Its ports.
     ports: Vec<Line>,
 }
@@ -137,19 +135,9 @@ impl Uart {
         Ok(Uart { number, transport, sent })
     }
 
-    /// The guest finds the card: addresses and decoding. Its interrupt is a line.
-    pub(super) fn configure(
-        write: &dyn Fn(u16, &[u8]) -> Result<()>,
-        bars: [u32; 2],
-    ) -> Result<()> {
-        write(0x10, &bars[0].to_le_bytes())?;
-        write(0x14, &bars[1].to_le_bytes())?;
-        write(0x04, &0x0001_u16.to_le_bytes())
-    }
-
     /// The driver sets all ports up and fills their FIFOs. Only a `busy` guest has
     /// itself interrupted.
-    pub(super) fn start(&self, busy: bool) -> Result<()> {
+    pub(super) fn start(&self, reach: Reach<'_>, busy: bool) -> Result<()> {
         let line = Line::STARTED;
         for port in 0..self.sent.len() {
             let mut writes = line_settings(&line);
@@ -159,7 +147,7 @@ impl Uart {
             let bytes = line.received..line.sent;
             writes.extend(bytes.map(|n| (reg::DATA, byte(self.number, port, n))));
             writes.push((reg::IER, if busy { reg::IER_DATA } else { 0 }));
-            self.write(port, &writes)
+            write(reach, port, &writes)
                 .with_context(|| format!("{}: registers", self.transport.name()))?;
         }
         Ok(())
@@ -167,7 +155,7 @@ impl Uart {
 
     /// What its driver knows once it was started.
     pub(super) fn driver(&self) -> UartDriver {
-        UartDriver { device: self.number, ports: vec![Line::STARTED; self.sent.len()] }
+        UartDriver { ports: vec![Line::STARTED; self.sent.len()] }
     }
 
     /// Whether registers could be those of this card's driver.
@@ -207,29 +195,30 @@ impl Uart {
     pub(super) fn drive(
         &self,
         board: &Board,
-        lines: &Lines,
+        pci: &mut Pci,
         driver: &mut UartDriver,
         busy: bool,
-    ) -> Result<(), TransportError> {
-        let came = lines.handle().unwrap_or_default();
-        if came[RING] == 0 || !busy {
+    ) -> Result<(), FunctionError> {
+        let came = pci.hear(board)?;
+        if came == Came::Nothing || !busy {
             return Ok(());
         }
+        let reach = pci.reach(&board.bus);
         for (port, line) in driver.ports.iter_mut().enumerate() {
-            self.exchange(board, port, line)?;
+            self.exchange(board, reach, port, line)?;
         }
-        // It masked itself. Where a port wants more it is heard again at once.
-        let all = IrqForm::All(1);
-        self.transport.act_on_irqs(irq_index::INTX, 0, IrqAction::Unmask, all)
+        // Where a port wants more the line is up again at once.
+        if came == Came::Line { pci.end_of_line(board, busy) } else { Ok(()) }
     }
 
     fn exchange(
         &self,
         board: &Board,
+        reach: Reach<'_>,
         port: usize,
         line: &mut Line,
-    ) -> Result<(), TransportError> {
-        let iir = self.read(port, reg::IIR)?;
+    ) -> Result<(), FunctionError> {
+        let iir = read(reach, port, reg::IIR)?;
         if iir == reg::IIR_FIFO | reg::IIR_NONE {
             return Ok(());
         }
@@ -249,11 +238,11 @@ impl Uart {
         let reached = line.held() >= TRIGGER;
         let reason = if reached { reg::IIR_DATA } else { reg::IIR_TIMEOUT };
         expect("IIR", iir, reg::IIR_FIFO | reason);
-        expect("LSR", self.read(port, reg::LSR)?, reg::LSR_DATA);
-        expect("SCR", self.read(port, reg::SCR)?, line.scr());
+        expect("LSR", read(reach, port, reg::LSR)?, reg::LSR_DATA);
+        expect("SCR", read(reach, port, reg::SCR)?, line.scr());
         let (reads, writes) = line.next(self.number, port);
         for number in line.received..line.received + reads {
-            let found = self.read(port, reg::DATA)?;
+            let found = read(reach, port, reg::DATA)?;
             expect(&format!("byte {number}"), found, byte(self.number, port, number));
         }
         let next = Line {
@@ -266,37 +255,17 @@ impl Uart {
             .collect();
         out.push((reg::SCR, next.scr()));
         if next.exchanges.is_multiple_of(EPOCH) {
-            expect("LCR", self.read(port, reg::LCR)?, line.lcr());
-            expect("MCR", self.read(port, reg::MCR)?, MCR);
-            self.write(port, &[(reg::LCR, line.lcr() | reg::LCR_DLAB)])?;
+            expect("LCR", read(reach, port, reg::LCR)?, line.lcr());
+            expect("MCR", read(reach, port, reg::MCR)?, MCR);
+            write(reach, port, &[(reg::LCR, line.lcr() | reg::LCR_DLAB)])?;
             let [low, high] = line.divisor().to_le_bytes();
-            expect("divisor, low half,", self.read(port, reg::DATA)?, low);
-            expect("divisor, high half,", self.read(port, reg::IER)?, high);
+            expect("divisor, low half,", read(reach, port, reg::DATA)?, low);
+            expect("divisor, high half,", read(reach, port, reg::IER)?, high);
             out.splice(0..0, line_settings(&next));
         }
-        self.write(port, &out)?;
+        write(reach, port, &out)?;
         *line = next;
         Ok(())
-    }
-
-    fn read(&self, port: usize, register: u64) -> Result<u8, TransportError> {
-        let mut byte = [0];
-        self.transport.region_read(BAR0 + port as u32, register, &mut byte)?;
-        Ok(byte[0])
-    }
-
-    /// Writes registers, in order.
-    fn write(&self, port: usize, writes: &[(u64, u8)]) -> Result<(), TransportError> {
-        let index = BAR0 + port as u32;
-        let writes: Vec<RegionWrite<'_>> = writes
-            .iter()
-            .map(|(offset, value)| RegionWrite {
-                index,
-                offset: *offset,
-                data: std::slice::from_ref(value),
-            })
-            .collect();
-        self.transport.region_write_many(&writes)
     }
 
     /// Where the stopped card is not what its driver's registers say.
@@ -330,6 +299,23 @@ impl Uart {
         }
         found
     }
+}
+
+fn read(reach: Reach<'_>, port: usize, register: u64) -> Result<u8, FunctionError> {
+    let mut byte = [0];
+    reach.read(BAR0 as u8 + port as u8, register, &mut byte)?;
+    Ok(byte[0])
+}
+
+/// Writes registers, in order.
+fn write(
+    reach: Reach<'_>,
+    port: usize,
+    writes: &[(u64, u8)],
+) -> Result<(), FunctionError> {
+    let writes: Vec<(u64, &[u8])> =
+        writes.iter().map(|(at, value)| (*at, std::slice::from_ref(value))).collect();
+    reach.write_all(BAR0 as u8 + port as u8, &writes)
 }
 
 /// The writes that set divisor and format of a line.

@@ -4,6 +4,7 @@
 //! Registers are nowhere in guest memory. They live in [`Board::vcpus`], and between two
 //! hosts in a section of the VMM.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ pub(super) struct Shown {
 
 /// The thread of a vCPU: runs until the barrier ends it.
 pub(super) fn run(board: &Board, vcpu: usize) {
-    let mut hands = Hands { page: [0; BYTES], earned: None, ordered: None };
+    let mut hands = Hands { page: [0; BYTES], earned: None, ordered: BTreeMap::new() };
     while board.barrier.enter(|| board.arrive(vcpu)) {
         let nap = {
             let mut registers = locked(&board.vcpus[vcpu]);
@@ -94,8 +95,9 @@ pub(super) struct Hands {
     pub(super) page: Page,
     /// Up to when its rate was paid out, and bytes left over.
     earned: Option<(Instant, u64)>,
-    /// When the last pair of commands was started.
-    pub(super) ordered: Option<Instant>,
+    /// When the last pair of commands was started, by device: what one has to do must not
+    /// keep another from its turn.
+    pub(super) ordered: BTreeMap<usize, Instant>,
 }
 
 impl Hands {
@@ -114,7 +116,7 @@ impl Hands {
         }
         let busy = registers.busy;
         for driver in &mut registers.drivers {
-            let device = &board.devices[driver.device()];
+            let device = &board.devices[driver.device];
             if let Err(error) = device.drive(board, driver, self, busy) {
                 board.faults.add(|| format!("{}: {error}", device.name()));
                 break;

@@ -4,25 +4,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
-use control::{DmaTarget, PciConfig};
+use anyhow::{Context, Result};
+use control::DmaTarget;
+use control::pci::Function;
 use dirty::IovaRange;
 use engine::{Machine, Slot};
-use port::{DirtySource, DmaMap, GuestMemory, Inspect, Interrupts, Vcpus};
+use port::{ConfigSpace, DirtySource, DmaMap, Everything, GuestMemory, Inspect, Vcpus};
 use vfio_user::DmaHandler;
 
-use super::accel::Accel;
-use super::board::{AllVcpus, Board, Threads};
+use super::board::{AllVcpus, Board, Faults, Threads};
+use super::bus::{Bus, Map, Slot as BusSlot};
 use super::changes::{Changes, Idle};
-use super::device::{Device, Driver, Kind, Model};
+use super::device::{Device, Kind, Model, ModelDriver};
 use super::inject::{
-    DamageDevice, DamageSave, DropCount, FlipPage, LatePeer, LetPend, WriteOn, forget_bit,
+    DamageDevice, DamageSave, DropUnheard, FlipPage, LatePeer, LetPend, WriteOn,
+    forget_bit,
 };
 use super::inspect::Looker;
 use super::layout::Layout;
-use super::lines::Routed;
 use super::memory::{IdentityMap, Ram, WriteLog, Writer};
-use super::options::{Inject, MachineOptions};
+use super::options::{Inject, InterruptKind, MachineOptions};
+use super::pci::Addresses;
 use super::peers::Peers;
 use super::sections;
 
@@ -35,8 +37,6 @@ pub(super) struct Vm {
     /// Whether devices write into each other.
     pub(super) p2p: bool,
     peers: Arc<Peers>,
-    /// BAR2 of each device that has one.
-    bars: Vec<u64>,
     _threads: Threads,
 }
 
@@ -64,7 +64,9 @@ impl Vm {
         inject: Option<Inject>,
     ) -> Result<Vm> {
         options.validate()?;
-        let peers = Arc::new(Peers::new(inject == Some(Inject::P2pLate)));
+        let map = Arc::<Map>::default();
+        let late = inject == Some(Inject::P2pLate);
+        let peers = Arc::new(Peers::new(Arc::clone(&map), late));
         let mut found = Vec::new();
         for uri in &options.devices {
             let handler: Arc<dyn DmaHandler> = Arc::clone(&peers) as Arc<dyn DmaHandler>;
@@ -81,47 +83,60 @@ impl Vm {
         peers.attach(Arc::clone(&ram));
         let mut areas = (0..dma).map(|n| layout.area(n));
         let mut devices = Vec::new();
+        let mut slots = Vec::new();
         for (number, (uri, kind, client)) in found.into_iter().enumerate() {
+            let cannot = || format!("cannot use {uri}");
             let device = Device::open(number, kind, client, &mut areas, options.p2p)
-                .with_context(|| format!("cannot use {uri}"))?;
+                .with_context(cannot)?;
             // Whatever a guest before left there is not ours.
             device.transport.reset().with_context(|| format!("cannot reset {uri}"))?;
+            slots.push(slot_of(&device).with_context(cannot)?);
             devices.push(device);
         }
-        let sizes = devices.iter().map(|d| d.accel().map_or(0, Accel::memory_bytes));
-        let sizes: Vec<u64> = sizes.collect();
-        let bars = layout.big_bars(&sizes);
         for device in devices.iter().filter(|device| device.does_dma()) {
-            map(device, &ram)
+            map_memory(device, &ram)
                 .with_context(|| format!("map memory to {}", device.name()))?;
         }
         if options.p2p {
-            connect_peers(&devices, &bars, &sizes, &peers)?;
+            let accels = devices.iter().filter_map(|device| {
+                Some((Arc::clone(&device.transport), device.accel()?.memory()))
+            });
+            accels.for_each(|(transport, bar)| peers.add(transport, bar));
         }
-        let board = Arc::new(Board::new(ram, devices, options));
+        let faults = Arc::<Faults>::default();
+        let (to, told) = (Arc::clone(&peers), Arc::clone(&faults));
+        let bus = Bus::new(slots, map, Arc::clone(&faults), move |slot, places| {
+            to.moved(slot, places, &told);
+        });
+        let board = Arc::new(Board::new(ram, devices, bus, faults, options));
         let threads = Threads::start(&board).context("cannot start vCPU threads")?;
         let changes =
             Arc::new(Changes::new(Arc::clone(&board), hold, Idle::new(options)));
-        Ok(Vm { board, changes, p2p: options.p2p, peers, bars, _threads: threads })
+        Ok(Vm { board, changes, p2p: options.p2p, peers, _threads: threads })
     }
 
     /// The guest boots: it writes its memory, finds its devices and starts them. Its
-    /// vCPUs do not run yet.
-    pub(super) fn boot(&self, options: &MachineOptions) -> Result<()> {
-        let layout = self.board.ram.layout();
-        self.board.boot();
-        for device in &self.board.devices {
-            device.configure(layout, self.bars[device.number])?;
-            let mut interrupts =
-                Routed::new(Arc::clone(&device.transport), Arc::clone(&device.lines));
-            interrupts.bind()?;
+    /// vCPUs do not run yet. The devices interrupt it by `interrupts`, where that is said.
+    pub(super) fn boot(
+        &self,
+        options: &MachineOptions,
+        interrupts: Option<InterruptKind>,
+    ) -> Result<()> {
+        let board = &self.board;
+        board.boot();
+        let mut addresses = Addresses::new(board.ram.layout().above());
+        let mut drivers = Vec::new();
+        for device in &board.devices {
+            board.bus.function(device.number).interrupts().bind()?;
+            drivers.push(device.boot(board, &mut addresses, interrupts)?);
         }
         // A device that starts first must not write into one that is not set up.
-        for device in &self.board.devices {
-            let next = (device.number + 1) % self.board.devices.len();
-            let peer = self.board.devices[next].accel().filter(|_| options.p2p);
-            let peer = peer.map(|peer| self.bars[next] + peer.plan.peer_offset());
-            device.start(options.dma_rate, peer)?;
+        for (device, driver) in board.devices.iter().zip(&drivers) {
+            let next = (device.number + 1) % board.devices.len();
+            let peer = board.devices[next].accel().filter(|_| options.p2p);
+            let peer = peer.and_then(|peer| peer.peer_address(&drivers[next].pci));
+            device.start(board, &driver.pci, options.dma_rate, peer)?;
+            board.remember(driver);
         }
         Ok(())
     }
@@ -168,12 +183,14 @@ impl Vm {
             vec![written, Box::new(WriteLog::new(Arc::clone(&board.ram), Writer::Vmm))];
         let mut devices = Vec::new();
         for device in &board.devices {
-            let (mut slot, log) = slot(device)?;
+            let (mut slot, log) = slot(device, &board.bus)?;
             match lending.inject {
                 Some(Inject::Interrupt) => {
                     let done = Arc::clone(&done);
-                    slot.interrupts = slot.interrupts.map(|inner| {
-                        Box::new(DropCount { inner, done }) as Box<dyn Interrupts>
+                    let function = board.bus.function(device.number).clone();
+                    slot.config = slot.config.map(|inner| {
+                        Box::new(DropUnheard { inner, function, done })
+                            as Box<dyn ConfigSpace>
                     });
                 }
                 Some(Inject::Device) => {
@@ -205,40 +222,53 @@ impl Vm {
     }
 }
 
+/// A place on the bus for a device that was just reset.
+fn slot_of(device: &Device) -> Result<BusSlot> {
+    let function = Function::open(Arc::clone(&device.transport))?;
+    let function = function.context("it is not on PCI")?;
+    BusSlot::new(function, &*device.transport)
+}
+
 /// A device as the engine drives it, and its log. One that no memory is mapped to writes
-/// none, and needs no log.
-fn slot(device: &Device) -> Result<(Slot, Option<Box<dyn DirtySource>>)> {
-    let transport = || Arc::clone(&device.transport);
+/// none, and needs no log; of one that keeps none, everything is dirty.
+fn slot(device: &Device, bus: &Bus) -> Result<(Slot, Option<Box<dyn DirtySource>>)> {
     let name = device.name();
-    let opened = control::open_any(transport())?;
-    let config = PciConfig::open(transport())?;
-    let log = if device.does_dma() { opened.dirty_source()? } else { None };
-    if device.does_dma() && log.is_none() {
-        bail!(
-            "{name} keeps no log of its writes to guest memory: everything would be \
-             dirty all the time, and this guest does not do that"
-        );
-    }
-    let interrupts: Box<dyn Interrupts> =
-        Box::new(Routed::new(transport(), Arc::clone(&device.lines)));
+    let opened = control::open_any(Arc::clone(&device.transport))?;
+    let log = match device.does_dma() {
+        true => Some(opened.dirty_source()?.unwrap_or_else(|| no_log(name))),
+        false => None,
+    };
+    let function = bus.function(device.number);
     let slot = Slot {
         device: Box::new(opened),
-        config: config.map(|config| Box::new(config) as _),
-        interrupts: Some(interrupts),
+        config: Some(function.config_space()),
+        interrupts: Some(function.interrupts()),
     };
     Ok((slot, log))
 }
 
+/// The log of a device that keeps none.
+fn no_log(name: &str) -> Box<dyn DirtySource> {
+    tracing::warn!(
+        device = name,
+        "keeps no log of its writes: all memory that it reaches is dirty in every round, \
+         and is sent while the guest is stopped"
+    );
+    Box::new(Everything::of(name))
+}
+
 /// Where a stopped uart saves the oldest byte in the FIFO of its first port.
 fn oldest_saved(board: &Board, device: usize) -> Option<u64> {
-    match (&board.devices[device].model, board.driver(device)?) {
-        (Model::Uart(uart), Driver::Uart(driver)) => Some(uart.oldest_saved(&driver)),
+    match (&board.devices[device].model, board.driver(device)?.model) {
+        (Model::Uart(uart), ModelDriver::Uart(driver)) => {
+            Some(uart.oldest_saved(&driver))
+        }
         _ => None,
     }
 }
 
 /// The device reaches all of RAM.
-fn map(device: &Device, ram: &Ram) -> Result<()> {
+fn map_memory(device: &Device, ram: &Ram) -> Result<()> {
     let layout = ram.layout();
     for region in layout.regions() {
         let range = IovaRange::new(region.start.0, region.length)?;
@@ -247,27 +277,6 @@ fn map(device: &Device, ram: &Ram) -> Result<()> {
             .expect("invariant: a region of RAM is RAM");
         let target = DmaTarget::Memory { memory: ram.shared(), offset, writable: true };
         device.transport.dma_map(range, target)?;
-    }
-    Ok(())
-}
-
-/// Each device reaches the memory of all others, by messages.
-fn connect_peers(
-    devices: &[Device],
-    bars: &[u64],
-    sizes: &[u64],
-    peers: &Peers,
-) -> Result<()> {
-    for device in devices {
-        for other in devices.iter().filter(|other| other.number != device.number) {
-            let range = IovaRange::new(bars[other.number], sizes[other.number])?;
-            let target = DmaTarget::Messages { writable: true };
-            device.transport.dma_map(range, target).with_context(|| {
-                format!("map the memory of {} to {}", other.name(), device.name())
-            })?;
-        }
-        let at = device.number;
-        peers.add(bars[at], sizes[at], Arc::clone(&device.transport));
     }
     Ok(())
 }

@@ -2,6 +2,10 @@
 //! one process, told what to do over control sockets.
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
+mod interrupts;
+#[cfg(test)]
 mod migrations;
 #[cfg(test)]
 mod rig;

@@ -30,6 +30,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 pub(crate) enum Model {
     /// An accelerator with these capabilities.
     Accel(Capabilities),
+    /// An accelerator of some other make.
+    Chosen(accel::Parameters),
     /// A uart with so many ports.
     Uart(u32),
     /// A device that nobody has a driver for.
@@ -75,6 +77,9 @@ impl Rig {
             Model::Accel(capabilities) => {
                 let usual = accel::Parameters::default();
                 let parameters = accel::Parameters { capabilities, ..usual };
+                Box::new(accel::Accel::new(parameters).expect("an accelerator"))
+            }
+            Model::Chosen(parameters) => {
                 Box::new(accel::Accel::new(parameters).expect("an accelerator"))
             }
             Model::Strange(pci) => Box::new(Strange(pci)),
@@ -124,6 +129,7 @@ impl Rig {
             inject: None,
             hold: true,
             paused: false,
+            interrupts: None,
         }
     }
 
@@ -133,6 +139,7 @@ impl Rig {
             control: self.path("destination.ctl"),
             digests: Some(self.path("destination.digests")),
             from: "tcp:127.0.0.1:0".parse().expect("a place"),
+            hold: true,
         }
     }
 
@@ -260,7 +267,14 @@ impl Side {
 
     /// Migrates to another side; the report.
     pub(crate) fn migrate(&self, to: &Side) -> Value {
-        self.tell(migrate(&to.place()))["report"].clone()
+        let report = self.tell(migrate(&to.place()))["report"].clone();
+        if report["outcome"] == "completed" {
+            // It runs there a moment before it can be asked there.
+            to.until("here", |status| {
+                status["state"] == "running" || status["state"] == "paused"
+            });
+        }
+        report
     }
 
     /// Stops the guest and checks everything that can be known of it.

@@ -8,8 +8,8 @@ use abi::errno::Errno;
 use abi::feature::Feature;
 use abi::v2::{DeviceMigState, DeviceState, PrecopyInfo};
 use control::{
-    DataSession, DeviceInfo, Direction, DmaTarget, IrqInfo, MappedArea, RegionInfo,
-    SaveStream, Transport, TransportError,
+    DataSession, DeviceInfo, Direction, DmaTarget, IrqAction, IrqForm, IrqInfo,
+    MappedArea, RegionInfo, SaveStream, Transport, TransportError,
 };
 use dirty::IovaRange;
 use states::v2::{Capabilities, State, plan};
@@ -51,10 +51,25 @@ pub(crate) struct Inner {
     pub(crate) written: Vec<u8>,
     pub(crate) sessions: usize,
     pub(crate) reset_to: u32,
-    pub(crate) config: [u8; 256],
+    pub(crate) config: [u8; 4096],
     /// Which bits of config space can be written.
-    pub(crate) writable: [u8; 256],
+    pub(crate) writable: [u8; 4096],
     pub(crate) config_writes: Vec<(u64, Vec<u8>)>,
+    /// Bytes of each region.
+    pub(crate) regions: BTreeMap<u32, u64>,
+    pub(crate) bar_writes: Vec<(u32, u64, Vec<u8>)>,
+    /// Vectors of each interrupt index.
+    pub(crate) irqs: BTreeMap<u32, u32>,
+    /// What is bound, by index and vector; one index at a time, as the kernel has it.
+    pub(crate) bound: BTreeMap<(u32, u32), EventFd>,
+    pub(crate) irq_calls: Vec<String>,
+    /// The level of the line, and whether it was heard and not let through again.
+    pub(crate) line: (bool, bool),
+    /// It knows no masks.
+    pub(crate) unmaskable: bool,
+    /// By what index and vector it speaks once more right before it is told otherwise, by a
+    /// write of config space at this offset.
+    pub(crate) last_word: Option<(u64, u32, u32)>,
     /// DMA log: answers REPORT with these dirty addresses, by 4 KiB.
     pub(crate) dirty: Vec<u64>,
     /// DMA log: reports exactly these ranges and says EOPNOTSUPP to all others.
@@ -69,7 +84,7 @@ pub(crate) struct Scripted(pub(crate) Arc<Mutex<Inner>>);
 
 impl Scripted {
     pub(crate) fn new(capabilities: u64) -> Arc<Scripted> {
-        let mut config = [0; 256];
+        let mut config = [0; 4096];
         config[..4].copy_from_slice(&[0x36, 0x1b, 0x4e, 0xfa]);
         Arc::new(Scripted(Arc::new(Mutex::new(Inner {
             calls: Vec::new(),
@@ -87,8 +102,16 @@ impl Scripted {
             sessions: 0,
             reset_to: State::Running.number(),
             config,
-            writable: [0; 256],
+            writable: [0; 4096],
             config_writes: Vec::new(),
+            regions: BTreeMap::new(),
+            bar_writes: Vec::new(),
+            irqs: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            irq_calls: Vec::new(),
+            line: (false, false),
+            unmaskable: false,
+            last_word: None,
             dirty: Vec::new(),
             whole: None,
             most_report_bytes: usize::MAX,
@@ -100,6 +123,35 @@ impl Scripted {
     pub(crate) fn script(&self) -> MutexGuard<'_, Inner> {
         // A test that held on to it during a call would hang.
         self.0.try_lock().expect("the script is not held during a call")
+    }
+}
+
+impl Inner {
+    /// The line goes up or down: heard once, until it is let through again.
+    pub(crate) fn set_level(&mut self, up: bool) {
+        self.line.0 = up;
+        self.speak();
+    }
+
+    fn speak(&mut self) {
+        let runs = self.state == State::Running.number();
+        if let (true, true, false, Some(event)) =
+            (runs, self.line.0, self.line.1, self.bound.get(&(0, 0)))
+        {
+            event.signal(1).unwrap();
+            self.line.1 = !self.unmaskable;
+        }
+    }
+
+    /// The device runs again, or for the first time.
+    pub(crate) fn start(&mut self) {
+        self.state = State::Running.number();
+        self.speak();
+    }
+
+    /// A vector is raised so often; heard where it is bound.
+    pub(crate) fn raise(&self, index: u32, vector: u32, count: u64) {
+        self.bound.get(&(index, vector)).unwrap().signal(count).unwrap();
     }
 }
 
@@ -120,12 +172,16 @@ impl Transport for Scripted {
         Ok(DeviceInfo { flags: self.script().flags, regions: 9, irqs: 5 })
     }
 
-    fn region_info(&self, _index: u32) -> Result<RegionInfo, TransportError> {
-        Err(failed("region info", Errno::EINVAL))
+    fn region_info(&self, index: u32) -> Result<RegionInfo, TransportError> {
+        let size = self.script().regions.get(&index).copied();
+        let size = size.ok_or_else(|| failed("region info", Errno::EINVAL))?;
+        Ok(RegionInfo { index, flags: 3, size, areas: Vec::new(), kind: None })
     }
 
-    fn irq_info(&self, _index: u32) -> Result<IrqInfo, TransportError> {
-        Err(failed("irq info", Errno::EINVAL))
+    fn irq_info(&self, index: u32) -> Result<IrqInfo, TransportError> {
+        let count = self.script().irqs.get(&index).copied();
+        let count = count.ok_or_else(|| failed("irq info", Errno::EINVAL))?;
+        Ok(IrqInfo { flags: 7, count })
     }
 
     fn region_read(
@@ -134,7 +190,10 @@ impl Transport for Scripted {
         offset: u64,
         into: &mut [u8],
     ) -> Result<(), TransportError> {
-        assert_eq!(index, 7);
+        if index != 7 {
+            into.fill(0xda);
+            return Ok(());
+        }
         let (at, script) = (offset as usize, self.script());
         into.copy_from_slice(&script.config[at..at + into.len()]);
         Ok(())
@@ -146,8 +205,17 @@ impl Transport for Scripted {
         offset: u64,
         from: &[u8],
     ) -> Result<(), TransportError> {
-        assert_eq!(index, 7);
         let script = &mut *self.script();
+        if index != 7 {
+            script.bar_writes.push((index, offset, from.to_vec()));
+            return Ok(());
+        }
+        if let Some((at, index, vector)) = script.last_word
+            && at == offset
+            && let Some(event) = script.bound.get(&(index, vector))
+        {
+            event.signal(1).unwrap();
+        }
         script.config_writes.push((offset, from.to_vec()));
         for (n, byte) in from.iter().enumerate() {
             let at = offset as usize + n;
@@ -253,7 +321,46 @@ impl Transport for Scripted {
         Ok(Some(Box::new(Session(Arc::clone(&self.0)))))
     }
 
-    fn set_irqs(&self, _: u32, _: u32, _: &[&EventFd]) -> Result<(), TransportError> {
+    fn set_irqs(
+        &self,
+        index: u32,
+        start: u32,
+        events: &[&EventFd],
+    ) -> Result<(), TransportError> {
+        let script = &mut *self.script();
+        script.irq_calls.push(format!("bind {index}: {}", events.len()));
+        let refused = || failed("set irqs", Errno::EINVAL);
+        if events.is_empty() {
+            script.bound.retain(|(of, _), _| *of != index);
+            script.line.1 = false;
+            return Ok(());
+        }
+        let count = script.irqs.get(&index).copied().unwrap_or(0);
+        let other = script.bound.keys().any(|(of, _)| *of != index);
+        if other || start as usize + events.len() > count as usize {
+            return Err(refused());
+        }
+        for (vector, event) in (start..).zip(events) {
+            script.bound.insert((index, vector), event.try_clone().unwrap());
+        }
+        script.speak();
+        Ok(())
+    }
+
+    fn act_on_irqs(
+        &self,
+        index: u32,
+        _: u32,
+        action: IrqAction,
+        _: IrqForm<'_>,
+    ) -> Result<(), TransportError> {
+        let script = &mut *self.script();
+        script.irq_calls.push(format!("{action:?} {index}"));
+        if script.unmaskable || index != 0 {
+            return Err(failed("act on irqs", Errno::ENOTTY));
+        }
+        script.line.1 = action == IrqAction::Mask;
+        script.speak();
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use wire::preamble::{Architecture, ByteOrder, PageSize, Preamble};
 use wire::section::{SectionInfo, SectionOrder};
 use wire::tlv::plain_text;
 
+mod layout;
 mod side;
 
 pub use side::{Field, Side, differences};
@@ -84,7 +85,7 @@ pub(crate) fn section(place: usize, section: &dyn Section) -> SectionInfo {
 
 /// A device as the stream tells of it.
 pub(crate) fn identity(device: &dyn Device) -> DeviceIdentity {
-    let Identity { bus, generation, capabilities, model } = device.identity();
+    let Identity { bus, generation, capabilities, model, layout } = device.identity();
     DeviceIdentity {
         slot: plain_text(device.name(), MAX_NAME_BYTES),
         bus: match bus {
@@ -113,6 +114,7 @@ pub(crate) fn identity(device: &dyn Device) -> DeviceIdentity {
             data_version: model.data_version,
         }),
         stop_copy_bytes: None,
+        layout: layout.as_ref().and_then(layout::told),
     }
 }
 
@@ -144,6 +146,7 @@ pub(crate) fn offered(identity: &DeviceIdentity) -> Result<Identity, Refusal> {
             name: model.name.clone(),
             data_version: model.data_version,
         }),
+        layout: identity.layout.as_ref().map(layout::heard),
     })
 }
 
@@ -314,6 +317,14 @@ fn device(
             Field::Ids,
             format!("device {slot} is {} {there} and {} here", ids(theirs), ids(ours)),
         );
+    } else if let (Some(a), Some(b)) = (&theirs.layout, &ours.layout)
+        && a != b
+    {
+        // With other ids nobody expects the rest to be the same.
+        let (a, b) = (layout::heard(a), layout::heard(b));
+        for what in layout::differences(slot, &a, &b, there) {
+            differs(Field::Layout, what);
+        }
     }
     let name = |identity: &DeviceIdentity| {
         identity.model.as_ref().map_or("unknown", |m| m.name.as_str()).to_owned()

@@ -3,10 +3,12 @@
 mod command;
 mod writer;
 
-use super::block::{BLOCK, Block, Kind, check};
+use super::block::{BLOCK, Block, Kind as BlockKind, check};
+use super::config_space::Kind;
 use super::memory::DeviceMemory;
 use super::registers as reg;
 use abi::errno::Errno;
+use abi::pci::irq_index;
 use command::Command;
 use device::{Bus, BusError, Dma, Token, Work};
 use dirty::Iova;
@@ -14,17 +16,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use writer::{BLOCK_COST, Pace, WRITER_WORDS, Writer};
 
-/// MSI-X vectors.
+/// The most vectors, and what there are unless fewer are asked for.
 pub const VECTORS: u64 = 8;
 
-/// The interrupt index of MSI-X (`VFIO_PCI_MSIX_IRQ_INDEX`).
-pub(super) const MSIX_INDEX: u32 = 2;
-
-/// The interrupt index of the legacy line (`VFIO_PCI_INTX_IRQ_INDEX`).
-pub(super) const INTX_INDEX: u32 = 0;
-
 /// Words of the saved state.
-pub(super) const WORDS: usize = 8 + 2 * WRITER_WORDS + 3 + 2 * VECTORS as usize;
+pub(super) const WORDS: usize = 8 + 2 * WRITER_WORDS + 3 + 3 * VECTORS as usize;
 
 const BLOCK_BYTES: u64 = BLOCK as u64;
 
@@ -48,12 +44,17 @@ pub(super) struct Engine {
     peer: Writer,
     received: u64,
     received_sum: u64,
-    /// By vector: interrupts that came while MSI-X was off and were not acknowledged.
+    /// By vector: interrupts that came while messages were off and were not acknowledged.
     interrupts: u64,
     irq_sent: [u64; VECTORS as usize],
     irq_unheard: [u64; VECTORS as usize],
-    /// Whether the guest has turned MSI-X on: config space's to know, so never saved.
-    msix: bool,
+    irq_waited: [u64; VECTORS as usize],
+    /// How many vectors there are.
+    vectors: u64,
+    /// What the guest has turned on: config space's to know, so never saved.
+    kind: Kind,
+    /// Whether DMA failed and config space does not show it yet.
+    dma_failed: bool,
     /// Messages on their way, with their length; none when the device is stopped, so never saved.
     in_flight: BTreeMap<Token, (Flight, usize)>,
 }
@@ -75,7 +76,7 @@ enum Stall {
 }
 
 impl Engine {
-    pub(super) fn new(memory: &DeviceMemory) -> Engine {
+    pub(super) fn new(memory: &DeviceMemory, vectors: u32) -> Engine {
         let ring = Writer {
             own_offset: memory.window_blocks() * BLOCK_BYTES,
             own_slots: memory.blocks() - memory.window_blocks(),
@@ -88,9 +89,12 @@ impl Engine {
             received: 0,
             received_sum: 0,
             interrupts: 0,
-            msix: false,
             irq_sent: [0; VECTORS as usize],
             irq_unheard: [0; VECTORS as usize],
+            irq_waited: [0; VECTORS as usize],
+            vectors: u64::from(vectors).min(VECTORS),
+            kind: Kind::default(),
+            dma_failed: false,
             in_flight: BTreeMap::new(),
         }
     }
@@ -102,7 +106,7 @@ impl Engine {
             reg::ID => reg::ID_VALUE,
             reg::MEMORY_BYTES => memory.bytes(),
             reg::WINDOW_BYTES => memory.window_blocks() * BLOCK_BYTES,
-            reg::VECTORS => VECTORS,
+            reg::VECTORS => self.vectors,
             reg::COMMAND_KIND => self.command.kind,
             reg::COMMAND_IOVA => self.command.iova,
             reg::COMMAND_OFFSET => self.command.offset,
@@ -118,7 +122,10 @@ impl Engine {
             reg::IRQ_SENT..reg::IRQ_UNHEARD => {
                 counter(&self.irq_sent, register - reg::IRQ_SENT)
             }
-            _ => counter(&self.irq_unheard, register.wrapping_sub(reg::IRQ_UNHEARD)),
+            reg::IRQ_UNHEARD..reg::IRQ_WAITED => {
+                counter(&self.irq_unheard, register - reg::IRQ_UNHEARD)
+            }
+            _ => counter(&self.irq_waited, register.wrapping_sub(reg::IRQ_WAITED)),
         }
     }
 
@@ -128,15 +135,16 @@ impl Engine {
         value: u64,
         memory: &DeviceMemory,
     ) -> Result<(), Errno> {
+        let vectors = self.vectors;
         match register {
             reg::RING..reg::PEER => {
-                self.ring.write_register(register - reg::RING, value, true)
+                self.ring.write_register(register - reg::RING, value, true, vectors)
             }
             reg::PEER..reg::RECEIVED => {
-                self.peer.write_register(register - reg::PEER, value, false)
+                self.peer.write_register(register - reg::PEER, value, false, vectors)
             }
             reg::COMMAND_KIND..=reg::COMMAND_DOORBELL => {
-                self.command.write_register(register, value, memory.bytes())
+                self.command.write_register(register, value, memory.bytes(), vectors)
             }
             reg::INTERRUPTS => {
                 self.interrupts &= !value;
@@ -148,7 +156,7 @@ impl Engine {
 
     /// A region access wrote into own memory: counts it where it is a peer's block.
     pub(super) fn received(&mut self, data: &[u8]) {
-        if let Some(block) = check(data).filter(|block| block.kind == Kind::PEER) {
+        if let Some(block) = check(data).filter(|block| block.kind == BlockKind::PEER) {
             self.received += 1;
             self.received_sum = self.received_sum.wrapping_add(block.sequence);
         }
@@ -156,14 +164,19 @@ impl Engine {
 
     // Interrupts.
 
-    /// The guest turned MSI-X on or off.
-    pub(super) fn set_msix(&mut self, on: bool) {
-        self.msix = on;
+    /// What the guest has turned on.
+    pub(super) fn set_interrupts(&mut self, kind: Kind) {
+        self.kind = kind;
     }
 
     /// Whether there is something that `INTx` has to tell.
     pub(super) fn has_interrupts(&self) -> bool {
         self.interrupts != 0
+    }
+
+    /// Whether DMA failed since this was last asked.
+    pub(super) fn take_dma_failed(&mut self) -> bool {
+        std::mem::take(&mut self.dma_failed)
     }
 
     // Work.
@@ -243,6 +256,7 @@ impl Engine {
     }
 
     fn command_over(&mut self, status: u64, bus: &mut dyn Bus) {
+        self.dma_failed |= status == reg::FAILED;
         self.command.status = status;
         self.command.count += 1;
         self.raise(self.command.vector, bus);
@@ -289,7 +303,8 @@ impl Engine {
         let mut bytes = [0; BLOCK];
         let mut arrived = Ok(true);
         if writer.slots > 0 {
-            let kind = if which == Flight::Peer { Kind::PEER } else { Kind::GUEST };
+            let kind =
+                if which == Flight::Peer { BlockKind::PEER } else { BlockKind::GUEST };
             let index = writer.sent % writer.slots;
             Block { kind, sequence: writer.sent, index }.make(&mut bytes);
             let at = slot(writer.iova, index, u64::MAX);
@@ -311,7 +326,8 @@ impl Engine {
         }
         if writer.own_slots > 0 {
             let index = writer.sent % writer.own_slots;
-            Block { kind: Kind::DEVICE, sequence: writer.sent, index }.make(&mut bytes);
+            Block { kind: BlockKind::DEVICE, sequence: writer.sent, index }
+                .make(&mut bytes);
             match slot(writer.own_offset, index, memory.bytes()) {
                 Some(at) => memory.write(at, &bytes),
                 None => arrived = arrived.and(Err(BusError::Unmapped)),
@@ -323,7 +339,7 @@ impl Engine {
             Ok(false) => {}
             Err(error) => {
                 tracing::debug!(sequence = writer.sent, %error, "block failed");
-                self.writer(which).errors += 1;
+                self.block_failed(which);
             }
         }
         Ok(())
@@ -337,6 +353,12 @@ impl Engine {
             let vector = writer.vector;
             self.raise(vector, bus);
         }
+    }
+
+    /// A block is not where it should be.
+    fn block_failed(&mut self, which: Flight) {
+        self.writer(which).errors += 1;
+        self.dma_failed = true;
     }
 
     /// A message came back.
@@ -357,19 +379,33 @@ impl Engine {
             }
             (Flight::Command, Err(_)) => self.command_over(reg::FAILED, bus),
             (which, Ok(_)) => self.arrived(which, bus),
-            (which, Err(_)) => self.writer(which).errors += 1,
+            (which, Err(_)) => self.block_failed(which),
         }
         Ok(())
     }
 
+    /// Tells of something by what the guest has turned on. Every vector that gets here
+    /// is one that there is.
     fn raise(&mut self, vector: u64, bus: &mut dyn Bus) {
-        let heard = vector < VECTORS && bus.raise(MSIX_INDEX, vector as u32).is_ok();
-        let counters = if heard { &mut self.irq_sent } else { &mut self.irq_unheard };
-        if let Some(counter) = counters.get_mut(vector as usize) {
-            *counter += 1;
-            if !heard && !self.msix {
-                self.interrupts |= 1 << vector;
-            }
+        let (index, sent) = match self.kind {
+            Kind::Line => return self.wait(vector),
+            Kind::Msix => (irq_index::MSIX, vector),
+            // What the guest has no room for goes by the first.
+            Kind::Msi(room) if vector >= room.into() => (irq_index::MSI, 0),
+            Kind::Msi(_) => (irq_index::MSI, vector),
+        };
+        match bus.raise(index, sent as u32) {
+            Ok(()) => count(&mut self.irq_sent, sent),
+            Err(_) => count(&mut self.irq_unheard, vector),
+        }
+    }
+
+    /// Without messages an interrupt waits, for the line to tell of it.
+    fn wait(&mut self, vector: u64) {
+        count(&mut self.irq_unheard, vector);
+        if self.interrupts & 1 << vector == 0 {
+            self.interrupts |= 1 << vector;
+            count(&mut self.irq_waited, vector);
         }
     }
 
@@ -401,7 +437,8 @@ impl Engine {
         .chain(self.peer.words())
         .chain([self.received, self.received_sum, self.interrupts])
         .chain(self.irq_sent)
-        .chain(self.irq_unheard);
+        .chain(self.irq_unheard)
+        .chain(self.irq_waited);
         for (word, part) in words.iter_mut().zip(parts) {
             *word = part;
         }
@@ -412,8 +449,10 @@ impl Engine {
     pub(super) fn from_words(
         words: &[u64; WORDS],
         memory: &DeviceMemory,
+        vectors: u32,
     ) -> Result<Engine, Errno> {
-        let mut engine = Engine::new(memory);
+        let mut engine = Engine::new(memory, vectors);
+        let vectors = engine.vectors;
         let mut next = words.iter().copied();
         let mut take = || next.next().unwrap_or(0);
         engine.command = Command {
@@ -433,14 +472,15 @@ impl Engine {
         engine.interrupts = take();
         engine.irq_sent = std::array::from_fn(|_| take());
         engine.irq_unheard = std::array::from_fn(|_| take());
+        engine.irq_waited = std::array::from_fn(|_| take());
         let command = &engine.command;
         let sound = command.status <= reg::FAILED
             && (command.status != reg::BUSY
-                || (command.is_possible(memory.bytes())
+                || (command.is_possible(memory.bytes(), vectors)
                     && command.copied < command.bytes))
-            && [engine.ring, engine.peer].iter().all(Writer::is_sound)
+            && [engine.ring, engine.peer].iter().all(|writer| writer.is_sound(vectors))
             && engine.peer.own_slots == 0
-            && engine.interrupts >> VECTORS == 0;
+            && engine.interrupts >> vectors == 0;
         if sound { Ok(engine) } else { Err(Errno::EINVAL) }
     }
 
@@ -463,6 +503,7 @@ impl Engine {
         for vector in 0..VECTORS as usize {
             counters.push((format!("irq_sent_{vector}"), self.irq_sent[vector]));
             counters.push((format!("irq_unheard_{vector}"), self.irq_unheard[vector]));
+            counters.push((format!("irq_waited_{vector}"), self.irq_waited[vector]));
         }
         counters
     }
@@ -472,6 +513,12 @@ impl Engine {
 fn slot(base: u64, index: u64, end: u64) -> Option<u64> {
     let at = index.checked_mul(BLOCK_BYTES)?.checked_add(base)?;
     (at.checked_add(BLOCK_BYTES)? <= end).then_some(at)
+}
+
+fn count(counters: &mut [u64], vector: u64) {
+    if let Some(counter) = counters.get_mut(vector as usize) {
+        *counter = counter.wrapping_add(1);
+    }
 }
 
 fn counter(counters: &[u64], offset: u64) -> u64 {

@@ -1,10 +1,13 @@
 //! An accelerator as a PCI device, with memory of its own and a DMA engine.
 //!
 //! ```text
-//!   config space (region 7)   power management, MSI-X, PCIe; bus master gates all DMA
+//!   config space (region 7)   power management, MSI-X, PCIe, MSI; AER and LTR; bus
+//!                             master gates all DMA
 //!   BAR0  4 KiB               registers ([`registers`])
 //!   BAR2  16 MiB to 16 GiB    own memory; a window at its start can be mapped
 //!   BAR4  4 KiB               MSI-X table and pending bits: the VMM's, never the device's
+//!
+//!   interrupts                0 INTx, 1 MSI, 2 MSI-X
 //!
 //!   [command] copies between guest memory and BAR2
 //!   [ring]    writes blocks into guest memory and BAR2, at a steady rate
@@ -17,9 +20,18 @@
 //!
 //! Config space is not part of the saved state: the VMM carries its view of it. The
 //! MSI-X table in BAR4 reads 0 and refuses writes, because with VFIO a VMM keeps the
-//! table and binds eventfds; whether a vector is masked is the VMM's to know as well.
-//! While the guest has MSI-X off in config space, what nobody hears by MSI-X waits in
-//! [`registers::INTERRUPTS`] and has `INTx` up until it is acknowledged there.
+//! table and binds eventfds; whether a vector is masked, by MSI as by MSI-X, is the VMM's
+//! to know as well.
+//!
+//! An interrupt goes by what the guest has turned on in config space: MSI-X before MSI
+//! before `INTx`. A message that nobody is bound to is lost, as on any device, so a VMM
+//! binds before it turns messages on and unbinds after it turned them off. Where MSI has
+//! room for fewer vectors than there are (Multiple Message Enable), those above go by
+//! vector 0. With no messages on, an interrupt waits in [`registers::INTERRUPTS`] and has
+//! `INTx` up until it is acknowledged there.
+//!
+//! What MSI there is, how many vectors and where the BARs are can be chosen, so that a
+//! VMM has another device to refuse; none of it is in the model's name.
 
 pub mod block;
 mod config_space;
@@ -28,26 +40,27 @@ mod memory;
 pub mod registers;
 mod stream;
 
-pub use config_space::{IDS, MSIX, PCIE, PM};
+pub use config_space::{AER, IDS, LTR, MSI, MSIX, PCIE, PM};
 pub use engine::VECTORS;
 
 use abi::errno::Errno;
+use abi::pci::irq_index;
 use block::BLOCK;
 use config_space::ConfigSpace;
 use device::{
     Bus, Description, Digest, Identity, Irq, Migratable, PrecopyInfo, Region, Settle,
     StateArc, Token, Window, Work,
 };
-use engine::{Engine, INTX_INDEX, MSIX_INDEX};
+use engine::Engine;
 use memory::DeviceMemory;
 use states::v2::{Capabilities, Session, State, session};
 use std::time::Instant;
-use stream::{Loader, Saver};
+use stream::{Loader, Saver, Shape};
 use thiserror::Error;
 
-/// The index of the registers.
+/// The index of the registers, unless another order of BARs is asked for.
 pub const BAR0: u32 = 0;
-/// The index of the device's memory.
+/// The index of the device's memory, unless another order of BARs is asked for.
 pub const BAR2: u32 = 2;
 /// The index of the MSI-X table.
 pub const BAR4: u32 = 4;
@@ -65,8 +78,8 @@ pub const MEMORY_MIN: u64 = 16 << 20;
 pub const MEMORY_MAX: u64 = 16 << 30;
 /// The window's size unless something else is asked for, in bytes.
 pub const MAPPED_WINDOW: u64 = 64 << 10;
-/// The version of the data that it saves.
-pub const DATA_VERSION: u32 = 1;
+/// The version of the data that it saves. Since 2, it has [`registers::IRQ_WAITED`].
+pub const DATA_VERSION: u32 = 2;
 
 /// Bytes that one checksum of the digest covers.
 pub const DIGEST_CHUNK: u64 = 64 << 10;
@@ -82,6 +95,12 @@ pub struct Parameters {
     /// fixed pattern, so that a device that nobody used yet has something to save. A
     /// multiple of 4096, at most what is behind the window.
     pub firmware: u64,
+    /// Vectors of MSI-X, 1 to [`VECTORS`]. MSI has as many, up to the next power of two.
+    pub vectors: u32,
+    /// What MSI it has; `None` for no such capability.
+    pub msi: Option<Msi>,
+    /// Which BAR is what.
+    pub bars: BarOrder,
     /// Which optional migration states it has.
     pub capabilities: Capabilities,
     /// The version of data that it announces, writes and accepts. Another one than
@@ -95,10 +114,81 @@ impl Default for Parameters {
             memory_bytes: MEMORY_MIN,
             mapped_window: MAPPED_WINDOW,
             firmware: 0,
+            vectors: VECTORS as u32,
+            msi: Some(Msi { wide: true, masks: true }),
+            bars: BarOrder::RegistersFirst,
             capabilities: Capabilities::ALL,
             data_version: DATA_VERSION,
         }
     }
+}
+
+impl Parameters {
+    /// Vectors of MSI, whose number is a power of two.
+    fn msi_vectors(&self) -> u32 {
+        self.vectors.next_power_of_two()
+    }
+}
+
+/// What a capability of MSI has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    /// Addresses of 64 bits.
+    pub wide: bool,
+    /// A mask for each vector. It is kept, and the VMM's to obey.
+    pub masks: bool,
+}
+
+/// Which BAR is what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BarOrder {
+    /// Registers in BAR0, memory in BAR2 and BAR3, the table of MSI-X in BAR4: what
+    /// whoever drives it expects.
+    #[default]
+    RegistersFirst,
+    /// Memory in BAR0 and BAR1, registers in BAR2, the table in BAR4: for a device that
+    /// is another one to a guest.
+    MemoryFirst,
+}
+
+impl BarOrder {
+    fn places(self) -> Bars {
+        match self {
+            BarOrder::RegistersFirst => {
+                Bars { registers: BAR0, memory: BAR2, table: BAR4 }
+            }
+            BarOrder::MemoryFirst => Bars { registers: BAR2, memory: BAR0, table: BAR4 },
+        }
+    }
+
+    /// What a region is.
+    fn part(self, region: u32) -> Option<Part> {
+        let Bars { registers, memory, table } = self.places();
+        match region {
+            CONFIG => Some(Part::Config),
+            region if region == registers => Some(Part::Registers),
+            region if region == memory => Some(Part::Memory),
+            region if region == table => Some(Part::Table),
+            _ => None,
+        }
+    }
+}
+
+/// The number of the BAR of each part.
+#[derive(Clone, Copy)]
+struct Bars {
+    registers: u32,
+    memory: u32,
+    table: u32,
+}
+
+/// What a region can be.
+#[derive(Clone, Copy)]
+enum Part {
+    Registers,
+    Memory,
+    Table,
+    Config,
 }
 
 /// No accelerator can be built so.
@@ -117,6 +207,9 @@ pub enum AccelError {
         "firmware of {0} bytes: not a multiple of 4096, or more than is behind the window"
     )]
     Firmware(u64),
+    /// The number of vectors.
+    #[error("{0} vectors: an accelerator has 1 to {VECTORS}")]
+    Vectors(u32),
     /// The memory cannot be had.
     #[error("cannot get memory for the device")]
     Allocate(#[source] std::io::Error),
@@ -158,13 +251,16 @@ impl Accel {
         {
             return Err(AccelError::Firmware(firmware));
         }
+        if !(1..=VECTORS as u32).contains(&parameters.vectors) {
+            return Err(AccelError::Vectors(parameters.vectors));
+        }
         let mut memory = DeviceMemory::new(memory_bytes, mapped_window)
             .map_err(AccelError::Allocate)?;
         memory.boot(firmware);
         Ok(Accel {
             parameters,
-            config: fresh_config(memory_bytes),
-            engine: Engine::new(&memory),
+            config: ConfigSpace::new(&parameters),
+            engine: Engine::new(&memory, parameters.vectors),
             memory,
             peer_allowed: true,
             stop_copy: false,
@@ -184,7 +280,15 @@ impl Accel {
     /// guest wants to hear of it there.
     fn drive_line(&mut self, bus: &mut dyn Bus) {
         let up = self.config.line(self.engine.has_interrupts());
-        bus.set_level(INTX_INDEX, 0, up);
+        bus.set_level(irq_index::INTX, 0, up);
+    }
+
+    /// Shows outside what the engine has come to.
+    fn show(&mut self, bus: &mut dyn Bus) {
+        if self.engine.take_dma_failed() {
+            self.config.dma_failed();
+        }
+        self.drive_line(bus);
     }
 
     fn register_write(&mut self, offset: u64, data: &[u8]) -> Result<(), Errno> {
@@ -198,10 +302,6 @@ impl Accel {
         value[part].copy_from_slice(data);
         self.engine.write_register(register, u64::from_le_bytes(value), &self.memory)
     }
-}
-
-fn fresh_config(memory_bytes: u64) -> ConfigSpace {
-    ConfigSpace::new(REGISTER_BYTES, memory_bytes, TABLE_BYTES, VECTORS as u16)
 }
 
 /// Which register an access is to, and which bytes of it.
@@ -219,11 +319,25 @@ fn register_part(
 impl Migratable for Accel {
     fn describe(&self) -> Description {
         let Parameters {
-            memory_bytes, mapped_window, capabilities, data_version, ..
+            memory_bytes,
+            mapped_window,
+            vectors,
+            msi,
+            bars,
+            capabilities,
+            data_version,
+            ..
         } = self.parameters;
+        let Bars { registers, memory, table } = bars.places();
         let region =
             |index, size, windows| Region { index, size, writable: true, windows };
         let window = self.memory.window().map(|memory| Window { offset: 0, memory });
+        let msi = msi.map(|_| Irq::new(irq_index::MSI, self.parameters.msi_vectors()));
+        let irqs = [
+            Some(Irq::new(irq_index::INTX, 1)),
+            msi,
+            Some(Irq::new(irq_index::MSIX, vectors)),
+        ];
         Description {
             identity: Identity {
                 pci: Some(IDS),
@@ -234,22 +348,21 @@ impl Migratable for Accel {
             },
             capabilities,
             regions: vec![
-                region(BAR0, REGISTER_BYTES, vec![]),
-                region(BAR2, memory_bytes, window.into_iter().collect()),
-                region(BAR4, TABLE_BYTES, vec![]),
+                region(registers, REGISTER_BYTES, vec![]),
+                region(memory, memory_bytes, window.into_iter().collect()),
+                region(table, TABLE_BYTES, vec![]),
                 region(CONFIG, config_space::SIZE as u64, vec![]),
             ],
-            irqs: vec![Irq::new(INTX_INDEX, 1), Irq::new(MSIX_INDEX, VECTORS as u32)],
+            irqs: irqs.into_iter().flatten().collect(),
         }
     }
 
     fn read(&mut self, region: u32, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
-        match region {
-            BAR0 => self.register_read(offset, into)?,
-            BAR2 => self.memory.read(offset, into),
-            BAR4 => into.fill(0),
-            CONFIG => self.config.read(offset as usize, into),
-            _ => return Err(Errno::EINVAL),
+        match self.parameters.bars.part(region).ok_or(Errno::EINVAL)? {
+            Part::Registers => self.register_read(offset, into)?,
+            Part::Memory => self.memory.read(offset, into),
+            Part::Table => into.fill(0),
+            Part::Config => self.config.read(offset as usize, into),
         }
         Ok(())
     }
@@ -261,44 +374,45 @@ impl Migratable for Accel {
         data: &[u8],
         bus: &mut dyn Bus,
     ) -> Result<(), Errno> {
-        match region {
-            BAR0 => {
+        match self.parameters.bars.part(region).ok_or(Errno::EINVAL)? {
+            Part::Registers => {
                 self.register_write(offset, data)?;
                 // Before the answer: an interrupt that the guest has acknowledged must
                 // not come again when its VMM unmasks the line.
                 self.drive_line(bus);
             }
-            BAR2 => {
+            Part::Memory => {
                 self.memory.write(offset, data);
                 self.engine.received(data);
             }
-            CONFIG => {
+            Part::Config => {
                 self.config.write(offset as usize, data);
-                self.engine.set_msix(self.config.msix_enabled());
+                self.engine.set_interrupts(self.config.interrupts());
                 self.drive_line(bus);
             }
-            _ => return Err(Errno::EINVAL),
+            Part::Table => return Err(Errno::EINVAL),
         }
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.config = fresh_config(self.parameters.memory_bytes);
+        self.config = ConfigSpace::new(&self.parameters);
         self.memory.reset();
         self.memory.boot(self.parameters.firmware);
-        self.engine = Engine::new(&self.memory);
+        self.engine = Engine::new(&self.memory, self.parameters.vectors);
         self.peer_allowed = true;
         self.stop_copy = false;
         self.saver = None;
         self.loader = None;
     }
 
-    fn enter(&mut self, arc: StateArc, _bus: &mut dyn Bus) -> Result<Settle, Errno> {
-        let version = self.parameters.data_version;
+    fn enter(&mut self, arc: StateArc, bus: &mut dyn Bus) -> Result<Settle, Errno> {
+        let Parameters { data_version: version, vectors, .. } = self.parameters;
+        let shape = Shape { version, vectors };
         match session(arc.from, arc.to) {
-            Session::OpensSave => self.saver = Some(Saver::new(version, &self.memory)),
+            Session::OpensSave => self.saver = Some(Saver::new(shape, &self.memory)),
             Session::OpensResume => {
-                self.loader = Some(Loader::new(version, &self.memory));
+                self.loader = Some(Loader::new(shape, &self.memory));
             }
             Session::EndsSave => self.saver = None,
             Session::EndsResume => self.loader = None,
@@ -309,6 +423,9 @@ impl Migratable for Accel {
         if !arc.from.is_running() || !arc.to.is_running() {
             self.engine.restart_clocks();
         }
+        // Another state may have been loaded: a line that was up for the one before must
+        // not be heard when the device runs.
+        self.drive_line(bus);
         // Everything is done in slices between which nothing is half done, and the
         // runner has waited for the messages.
         Ok(Settle::Now)
@@ -339,7 +456,7 @@ impl Migratable for Accel {
     fn loaded(&mut self) -> Result<(), Errno> {
         let loader = self.loader.as_mut().ok_or(Errno::ENODEV)?;
         self.engine = loader.finish()?;
-        self.engine.set_msix(self.config.msix_enabled());
+        self.engine.set_interrupts(self.config.interrupts());
         Ok(())
     }
 
@@ -348,7 +465,7 @@ impl Migratable for Accel {
             true => self.engine.work(&mut self.memory, self.peer_allowed, bus, now),
             false => Work::Idle,
         };
-        self.drive_line(bus);
+        self.show(bus);
         work
     }
 
@@ -358,7 +475,9 @@ impl Migratable for Accel {
         result: Result<&[u8], Errno>,
         bus: &mut dyn Bus,
     ) -> Result<(), Errno> {
-        self.engine.dma_done(token, result, &mut self.memory, bus)
+        let done = self.engine.dma_done(token, result, &mut self.memory, bus);
+        self.show(bus);
+        done
     }
 
     fn digest(&self) -> Option<Digest> {

@@ -10,7 +10,7 @@
 //! | 0x000 | [`ID`] | ro | [`ID_VALUE`] |
 //! | 0x008 | [`MEMORY_BYTES`] | ro | size of BAR2 |
 //! | 0x010 | [`WINDOW_BYTES`] | ro | size of the part of BAR2 that can be mapped, from 0 on |
-//! | 0x018 | [`VECTORS`] | ro | number of MSI-X vectors |
+//! | 0x018 | [`VECTORS`] | ro | number of vectors, 1 to 8 |
 //! | 0x040 | [`COMMAND_KIND`] | rw | [`COPY_TO_DEVICE`] or [`COPY_TO_GUEST`] |
 //! | 0x048 | [`COMMAND_IOVA`] | rw | guest address |
 //! | 0x050 | [`COMMAND_OFFSET`] | rw | address in BAR2 |
@@ -23,9 +23,10 @@
 //! | 0x200 | [`PEER`] | | the engine that writes into a peer: see below |
 //! | 0x300 | [`RECEIVED`] | ro | whole blocks of kind peer that were written to BAR2 by region access |
 //! | 0x308 | [`RECEIVED_SUM`] | ro | sum of their sequence numbers: `n * (n - 1) / 2` when the first `n` came exactly once, in any order |
-//! | 0x310 | [`INTERRUPTS`] | rw | bit n: the interrupt of vector n came while MSI-X was off, and waits to be acknowledged: writing a 1 clears it. `INTx` is up while it is not 0 |
-//! | 0x400 | [`IRQ_SENT`] | ro | 8 counters: interrupts raised by MSI-X and heard, by vector |
-//! | 0x480 | [`IRQ_UNHEARD`] | ro | 8 counters: interrupts that nobody was bound to by MSI-X |
+//! | 0x310 | [`INTERRUPTS`] | rw | bit n: the interrupt of vector n came while MSI-X and MSI were off, and waits to be acknowledged: writing a 1 clears it. `INTx` is up while it is not 0 |
+//! | 0x400 | [`IRQ_SENT`] | ro | 8 counters: messages sent and heard, of MSI-X or MSI, by the vector that they went by |
+//! | 0x480 | [`IRQ_UNHEARD`] | ro | 8 counters: interrupts that no message told of, by vector: both were off, or nobody was bound |
+//! | 0x500 | [`IRQ_WAITED`] | ro | 8 counters: how often the bit of a vector in [`INTERRUPTS`] was set where it was not; so often it was acknowledged, once less while it is set |
 //!
 //! The two engines write blocks ([`super::block`]) at a steady rate, and have the same
 //! registers, relative to [`RING`] and [`PEER`]:
@@ -56,7 +57,7 @@ pub const ID: u64 = 0x000;
 pub const MEMORY_BYTES: u64 = 0x008;
 /// Size in bytes of the window at the start of BAR2 that can be mapped.
 pub const WINDOW_BYTES: u64 = 0x010;
-/// Number of MSI-X vectors.
+/// Number of vectors.
 pub const VECTORS: u64 = 0x018;
 
 /// What the command does.
@@ -128,3 +129,5 @@ pub const INTERRUPTS: u64 = 0x310;
 pub const IRQ_SENT: u64 = 0x400;
 /// The first counter of interrupts that were not; vector n is at `8 * n`.
 pub const IRQ_UNHEARD: u64 = 0x480;
+/// The first counter of interrupts that came to wait; vector n is at `8 * n`.
+pub const IRQ_WAITED: u64 = 0x500;

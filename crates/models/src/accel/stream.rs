@@ -25,7 +25,7 @@ pub(super) use load::Loader;
 pub(super) use save::Saver;
 
 use super::block::BLOCK;
-use super::engine::{VECTORS, WORDS};
+use super::engine::WORDS;
 use super::memory::DeviceMemory;
 use crc32c::{crc32c, crc32c_append};
 
@@ -62,15 +62,24 @@ fn memory_bytes(blocks: u64) -> u64 {
     blocks * (BLOCK_BYTES + 2 * HEADER as u64)
 }
 
-fn preamble(version: u32, memory: &DeviceMemory) -> [u8; PREAMBLE] {
+/// What a state has to agree in beside the memory.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Of the data.
+    pub(super) version: u32,
+    /// How many vectors the device has; counters there are for the most.
+    pub(super) vectors: u32,
+}
+
+fn preamble(shape: Shape, memory: &DeviceMemory) -> [u8; PREAMBLE] {
     let mut out = [0; PREAMBLE];
     out[0..8].copy_from_slice(&MAGIC);
-    out[8..12].copy_from_slice(&version.to_le_bytes());
+    out[8..12].copy_from_slice(&shape.version.to_le_bytes());
     out[12..16].copy_from_slice(&(BLOCK as u32).to_le_bytes());
     out[16..24].copy_from_slice(&memory.bytes().to_le_bytes());
     let window = memory.window_blocks() * BLOCK_BYTES;
     out[24..32].copy_from_slice(&window.to_le_bytes());
-    out[32..36].copy_from_slice(&(VECTORS as u32).to_le_bytes());
+    out[32..36].copy_from_slice(&shape.vectors.to_le_bytes());
     out[36..40].copy_from_slice(&(WORDS as u32).to_le_bytes());
     let sum = crc32c(&out[..44]);
     out[44..].copy_from_slice(&sum.to_le_bytes());

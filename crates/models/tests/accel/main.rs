@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use sys::SharedMemory;
 use vfio_migrate_models::accel::registers as reg;
 use vfio_migrate_models::accel::{
-    Accel, BAR0, BAR2, BAR4, CONFIG, DIGEST_CHUNK, Parameters, block, block::BLOCK,
+    Accel, BAR0, BAR2, BAR4, CONFIG, DATA_VERSION, DIGEST_CHUNK, MSIX, Parameters, block,
+    block::BLOCK,
 };
 
 const GUEST: u64 = 1 << 20;
@@ -65,12 +66,19 @@ impl Rig {
         runner.map(range, true, DmaTarget::Window(Box::new(guest.clone()))).unwrap();
         let peer = IovaRange::new(PEER_AT, GUEST).unwrap();
         runner.map(peer, true, DmaTarget::Messages).unwrap();
-        let irqs: Vec<Count> = (0..8).map(|_| Count::default()).collect();
+        let irqs: Vec<Count> =
+            (0..parameters.vectors).map(|_| Count::default()).collect();
         for (vector, irq) in irqs.iter().enumerate() {
             runner.bind(2, vector as u32, Some(Box::new(irq.clone()))).unwrap();
         }
         bus_master(&mut runner);
-        Rig { runner, guest, irqs, now: Instant::now() }
+        let mut rig = Rig { runner, guest, irqs, now: Instant::now() };
+        rig.config(MSIX + 2, &0x8000_u16.to_le_bytes());
+        rig
+    }
+
+    fn config(&mut self, at: usize, bytes: &[u8]) {
+        self.runner.write_region(CONFIG, at as u64, bytes).unwrap();
     }
 
     fn set(&mut self, state: State) -> Option<Session> {
@@ -381,7 +389,7 @@ fn another_size_window_or_version_is_refused() {
     for other in [
         Parameters { memory_bytes: 32 << 20, ..Parameters::default() },
         Parameters { mapped_window: 4096, ..Parameters::default() },
-        Parameters { data_version: 2, ..Parameters::default() },
+        Parameters { data_version: DATA_VERSION - 1, ..Parameters::default() },
     ] {
         let mut rig = Rig::new(other);
         let session = rig.set(State::Resuming).unwrap();

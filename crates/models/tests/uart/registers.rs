@@ -250,6 +250,13 @@ fn a_card_has_ports_that_nobody_asked_for() {
             .map(|index| description.region(index).map_or(0, |region| region.size))
             .into();
         assert_eq!(sizes, [8, if ports == 2 { 8 } else { 0 }, 0, 256]);
+        // A line that can be masked, and one message that needs no capability.
+        let irqs: Vec<_> = description
+            .irqs
+            .iter()
+            .map(|irq| (irq.index, irq.count, irq.flags.bits()))
+            .collect();
+        assert_eq!(irqs, [(0, 1, 7), (1, 1, 9)]);
         let other = rig.runner.read_region(BAR1, 0, &mut [0]);
         assert_eq!(other.is_ok(), ports == 2);
     }

@@ -164,6 +164,8 @@ impl RefusalCode {
     pub const BUSY: Self = Self(15);
     /// A device here cannot be opened or cannot migrate.
     pub const BLOCKED: Self = Self(16);
+    /// Where something lies in a PCI function: a BAR, a capability, vectors.
+    pub const LAYOUT: Self = Self(17);
 }
 
 impl fmt::Display for RefusalCode {
@@ -186,6 +188,7 @@ impl fmt::Display for RefusalCode {
             Self::CHANNELS => "channels",
             Self::BUSY => "busy",
             Self::BLOCKED => "blocked",
+            Self::LAYOUT => "layout",
             Self(other) => return write!(f, "refusal code {other}"),
         })
     }

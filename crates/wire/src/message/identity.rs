@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use super::layout::PciLayout;
 use super::record::{Reader, Record, RecordWriter};
 use super::{MAX_NAME_BYTES, MessageError};
 
 /// A device that is to be migrated. Its state is opaque, so this is all there is to
 /// judge by whether another device can take it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DeviceIdentity {
     /// The VMM's name for the place where it is plugged in, the same on both sides,
     /// 1 to [`MAX_NAME_BYTES`] bytes.
@@ -25,11 +26,34 @@ pub struct DeviceIdentity {
     pub model: Option<Model>,
     /// About how many bytes are left to stop-copy (`DATA_SIZE`). Absent: not known.
     pub stop_copy_bytes: Option<u64>,
+    /// Where everything lies in it, of a PCI device. Absent: not told, so that it is not
+    /// compared beforehand.
+    pub layout: Option<PciLayout>,
+}
+
+impl fmt::Debug for DeviceIdentity {
+    /// What is not told is not shown, so that what a stream of an earlier day means reads
+    /// as it did then.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("DeviceIdentity");
+        shown
+            .field("slot", &self.slot)
+            .field("bus", &self.bus)
+            .field("pci", &self.pci)
+            .field("generation", &self.generation)
+            .field("capabilities", &self.capabilities)
+            .field("model", &self.model)
+            .field("stop_copy_bytes", &self.stop_copy_bytes);
+        if let Some(layout) = &self.layout {
+            shown.field("layout", layout);
+        }
+        shown.finish()
+    }
 }
 
 impl Record for DeviceIdentity {
     const NAME: &'static str = "device identity";
-    const TAGS: &'static [u16] = &[1, 2, 3, 4, 5, 6, 7];
+    const TAGS: &'static [u16] = &[1, 2, 3, 4, 5, 6, 7, 8];
 
     fn write(&self, w: &mut RecordWriter) -> Result<(), MessageError> {
         w.string(1, &self.slot, MAX_NAME_BYTES)?;
@@ -39,7 +63,7 @@ impl Record for DeviceIdentity {
         w.u64(5, self.capabilities);
         w.optional_record(6, self.model.as_ref())?;
         w.optional_u64(7, self.stop_copy_bytes);
-        Ok(())
+        w.optional_record(8, self.layout.as_ref())
     }
 
     fn read(r: &Reader<'_>) -> Result<Self, MessageError> {
@@ -51,6 +75,7 @@ impl Record for DeviceIdentity {
             capabilities: r.u64(5)?,
             model: r.optional_record(6)?,
             stop_copy_bytes: r.optional_u64(7)?,
+            layout: r.optional_record(8)?,
         })
     }
 
@@ -59,7 +84,10 @@ impl Record for DeviceIdentity {
             return Some("the slot has no name");
         }
         let has_ids = self.pci.is_some() == (self.bus == Bus::PCI);
-        (!has_ids).then_some("PCI ids and a PCI bus come together")
+        let strange = self.layout.is_some() && self.bus != Bus::PCI;
+        (!has_ids)
+            .then_some("PCI ids and a PCI bus come together")
+            .or(strange.then_some("the layout of a PCI device on another bus"))
     }
 }
 

@@ -197,6 +197,17 @@ impl Reader<'_> {
         self.need(tag, self.fields.list(tag, limit))?.map(T::from_bytes).collect()
     }
 
+    /// Items of `N` bytes each, at most `most` of them.
+    pub(crate) fn items<const N: usize>(
+        &self,
+        tag: u16,
+        most: usize,
+    ) -> Result<&[[u8; N]], MessageError> {
+        let bytes = self.need(tag, self.fields.bytes(tag, most * N))?;
+        let (items, rest) = bytes.as_chunks();
+        if rest.is_empty() { Ok(items) } else { Err(self.invalid("half of an item")) }
+    }
+
     pub(crate) fn invalid(&self, rule: &'static str) -> MessageError {
         MessageError::Invalid { record: self.record, rule }
     }

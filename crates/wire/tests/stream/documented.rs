@@ -4,11 +4,13 @@ use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
+use crate::samples;
 use crate::wire::message::{
-    self, FailureCode, MAX_DEVICES, MAX_NAME_BYTES, MAX_REASONS, MAX_REGIONS,
-    MAX_SECTIONS, MAX_TEXT_BYTES, MessageKind, RefusalCode,
+    self, DeviceIdentity, FailureCode, Hello, MAX_DEVICES, MAX_NAME_BYTES, MAX_REASONS,
+    MAX_REGIONS, MAX_SECTIONS, MAX_TEXT_BYTES, Message, MessageKind, RefusalCode,
 };
 use crate::wire::preamble::{MAGIC, MAX_DATA_CHANNELS, Preamble, VERSION};
+use crate::wire::tlv::Fields;
 use crate::wire::{ChannelDigest, FrameType, Header};
 use crate::wire::{device, frame, memory, section, tlv};
 
@@ -88,6 +90,56 @@ fn the_page_has_every_limit() {
         let row = row.unwrap_or_default();
         assert!(row.starts_with(&format!("| {limit} | ")), "{name} is {limit}: {row}");
     }
+}
+
+#[test]
+fn the_page_has_the_layout_of_a_function_as_it_is_written() {
+    let page = page();
+    let start = page.find("\nPCI layout: ").expect("the table exists");
+    let end = page[start..].find("\n**").expect("another message follows");
+    let part = &page[start..start + end];
+    let row = |tag: u16| {
+        let row = part.lines().find(|line| line.starts_with(&format!("| {tag} | ")));
+        row.unwrap_or_else(|| panic!("field {tag} is not on the page"))
+    };
+    // Hello, its first device, and the layout of that, as they are in the bytes.
+    let layout = samples::longest_layout();
+    let device = DeviceIdentity { layout: Some(layout.clone()), ..samples::identity() };
+    let hello = Hello { devices: vec![device], ..samples::hello() };
+    let bytes = Message::Hello(hello).encode().unwrap();
+    let hello = Fields::parse(&bytes[4..], &[]).unwrap();
+    let device = hello.list(7, 1).unwrap().unwrap().next().unwrap();
+    let device = Fields::parse(device, &[]).unwrap();
+    let fields = Fields::parse(device.get(8).unwrap(), &[]).unwrap();
+
+    let tags: Vec<u16> =
+        (0..=u16::MAX >> 1).filter(|tag| fields.get(*tag).is_some()).collect();
+    assert_eq!(tags, [1, 2, 3, 4, 5, 6]);
+    let rows = part.lines().filter(|line| line.starts_with("| ")).count();
+    assert_eq!(rows, tags.len() + 2, "with the head of the table");
+    for (tag, items) in [
+        (1, message::MAX_BARS),
+        (2, message::MAX_CAPABILITIES),
+        (3, message::MAX_EXTENDED),
+    ] {
+        let size = fields.get(tag).unwrap().len() / items;
+        let text = format!("at most {items} of {size} bytes");
+        assert!(row(tag).contains(&text), "{text}: {}", row(tag));
+    }
+    assert!(row(4).contains("u8: 1 if there is a line"));
+    assert_eq!(fields.u8(4), Ok(Some(1)));
+    let msi = Fields::parse(fields.get(5).unwrap(), &[]).unwrap();
+    assert!(row(5).contains("1 u32 vectors, 2 u8: bit 0 64-bit address, bit 1 masks"));
+    assert_eq!((msi.u32(1), msi.u8(2)), (Ok(Some(32)), Ok(Some(0b11))));
+    let msix = Fields::parse(fields.get(6).unwrap(), &[]).unwrap();
+    assert!(row(6).contains("1 u32 vectors, 2 u32 place of the table"));
+    assert!(row(6).contains("3 u32 place of the pending bits"));
+    let places = layout.msix.map(|msix| (msix.vectors, msix.table, msix.pending));
+    let (vectors, table, pending) = places.unwrap();
+    assert_eq!(
+        (msix.u32(1), msix.u32(2), msix.u32(3)),
+        (Ok(Some(vectors)), Ok(Some(table)), Ok(Some(pending)))
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::hostile::take_payload;
 use crate::samples;
 use crate::wire::device::{DeviceData, DeviceError};
 use crate::wire::memory::{MAX_RUNS, MemoryRuns, RunError, RunKind, RunTable};
-use crate::wire::message::MessageError;
+use crate::wire::message::{Hello, MessageError};
 use crate::wire::preamble::{PageSize, Role};
 use crate::wire::section::{self, Assembler, SectionData, SectionError};
 use crate::wire::tlv::{self, Fields, TlvError, Writer};
@@ -249,7 +249,7 @@ fn a_hello_that_contradicts_itself_is_refused() {
     bad.memory[1].page_size = 12288;
     assert!(invalid(&Message::Hello(bad)).contains("power of two"));
     for channels in [0, 65] {
-        let bad = crate::wire::message::Hello { data_channels: channels, ..hello() };
+        let bad = Hello { data_channels: channels, ..hello() };
         assert!(invalid(&Message::Hello(bad)).contains("64 data connections"));
     }
     let mut bad = hello();
@@ -339,6 +339,35 @@ fn a_list_that_lies_about_its_length_is_refused() {
 }
 
 #[test]
+fn a_bar_that_no_function_has_is_compared_by_nobody() {
+    let hello = |numbers: [u8; 2]| {
+        let mut device = samples::identity();
+        let mut layout = samples::longest_layout();
+        layout.bars.truncate(2);
+        for (bar, number) in layout.bars.iter_mut().zip(numbers) {
+            bar.number = number;
+        }
+        device.layout = Some(layout);
+        let hello = Hello { devices: vec![device], ..samples::hello() };
+        Message::Hello(hello).encode()
+    };
+    // What cannot be written is made of what can.
+    let bytes = hello([0x5, 0x6]).unwrap();
+    let bar = [5, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 6];
+    let at = bytes.windows(11).position(|window| window == bar).unwrap();
+    Message::decode(&bytes).unwrap();
+    for (numbers, rule) in
+        [([5, 7], "no function"), ([6, 5], "do not ascend"), ([5, 5], "do not ascend")]
+    {
+        let mut bytes = bytes.clone();
+        (bytes[at], bytes[at + 10]) = (numbers[0], numbers[1]);
+        let error = Message::decode(&bytes).unwrap_err().to_string();
+        assert!(error.contains(rule), "{error}");
+        assert!(hello(numbers).is_err());
+    }
+}
+
+#[test]
 fn the_longest_messages_fit_their_frame() {
     let name = "n".repeat(256);
     let text = "t".repeat(1024);
@@ -349,6 +378,7 @@ fn the_longest_messages_fit_their_frame() {
     device.slot = name.clone();
     device.model =
         Some(crate::wire::message::Model { name: name.clone(), data_version: 1 });
+    device.layout = Some(samples::longest_layout());
     hello.devices = vec![device.clone(); 64];
     hello.memory = (0..64)
         .map(|i| crate::wire::message::MemoryRegion {

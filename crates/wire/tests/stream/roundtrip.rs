@@ -10,8 +10,10 @@ use crate::wire::device::{DeviceBegin, DeviceData, DeviceEnd, DeviceRecord, Phas
 use crate::wire::memory::{Content, RunKind, RunTable};
 use crate::wire::message::{
     Accept, AcceptedDevice, Bus, DeviceIdentity, FailureCode, Generation, Hello,
-    LoadedDevice, MemoryRegion, Model, NotStarted, PciIds, Prepared, Reason, Refusal,
-    RefusalCode, Refuse, RunState, Running, StartedDevice, StoreId,
+    LoadedDevice, MAX_BARS, MAX_CAPABILITIES, MAX_EXTENDED, MemoryRegion, Model,
+    MsiLayout, MsixLayout, NotStarted, PciBar, PciCapability, PciExtended, PciIds,
+    PciLayout, Prepared, Reason, Refusal, RefusalCode, Refuse, RunState, Running,
+    StartedDevice, StoreId,
 };
 use crate::wire::preamble::{
     Architecture, ByteOrder, DataChannel, Features, MigrationId, PageSize, Preamble,
@@ -53,8 +55,10 @@ fn identity() -> impl Strategy<Value = DeviceIdentity> {
     let model = (name(), any::<u32>())
         .prop_map(|(name, data_version)| Model { name, data_version });
     let numbers = (2..9u16, any::<u16>(), any::<u64>());
-    (name(), of(pci), numbers, of(model), of(any::<u64>())).prop_map(
+    let pci = of((pci, of(layout())));
+    (name(), pci, numbers, of(model), of(any::<u64>())).prop_map(
         |(slot, pci, (bus, generation, capabilities), model, stop_copy_bytes)| {
+            let (pci, layout) = pci.unzip();
             DeviceIdentity {
                 slot,
                 bus: if pci.is_some() { Bus::PCI } else { Bus(bus) },
@@ -63,7 +67,36 @@ fn identity() -> impl Strategy<Value = DeviceIdentity> {
                 capabilities,
                 model,
                 stop_copy_bytes,
+                layout: layout.flatten(),
             }
+        },
+    )
+}
+
+fn layout() -> impl Strategy<Value = PciLayout> {
+    let bars = vec((any::<u8>(), any::<u64>()), 0..=MAX_BARS).prop_map(|bars| {
+        let bars = bars.into_iter().enumerate();
+        bars.map(|(n, (kind, size))| PciBar { number: n as u8, kind, size }).collect()
+    });
+    let capability = any::<[u8; 2]>().prop_map(|[id, at]| PciCapability { id, at });
+    let extended = (any::<[u16; 2]>(), any::<u8>())
+        .prop_map(|([id, at], version)| PciExtended { id, version, at });
+    let msi = (any::<u32>(), any::<[bool; 2]>())
+        .prop_map(|(vectors, [wide, maskable])| MsiLayout { vectors, wide, maskable });
+    let msix = any::<[u32; 3]>().prop_map(|[vectors, table, pending]| MsixLayout {
+        vectors,
+        table,
+        pending,
+    });
+    let lists = (vec(capability, 0..=MAX_CAPABILITIES), vec(extended, 0..=MAX_EXTENDED));
+    (bars, lists, any::<bool>(), of(msi), of(msix)).prop_map(
+        |(bars, (capabilities, extended), intx, msi, msix)| PciLayout {
+            bars,
+            capabilities,
+            extended,
+            intx,
+            msi,
+            msix,
         },
     )
 }

@@ -4,8 +4,10 @@ use crate::wire::device::{DeviceBegin, DeviceData, DeviceEnd, DeviceRecord, Phas
 use crate::wire::memory::{MAX_RUN_BYTES, RunKind, RunTable};
 use crate::wire::message::{
     Accept, AcceptedDevice, Bus, DeviceIdentity, FailureCode, Generation, Hello,
-    LoadedDevice, MemoryRegion, Message, Model, NotStarted, PciIds, Prepared, Reason,
-    Refusal, RefusalCode, Refuse, RunState, Running, StartedDevice, StoreId,
+    LoadedDevice, MAX_CAPABILITIES, MAX_EXTENDED, MemoryRegion, Message, Model,
+    MsiLayout, MsixLayout, NotStarted, PciBar, PciCapability, PciExtended, PciIds,
+    PciLayout, Prepared, Reason, Refusal, RefusalCode, Refuse, RunState, Running,
+    StartedDevice, StoreId,
 };
 use crate::wire::preamble::{
     Architecture, ByteOrder, DataChannel, Features, MigrationId, PageSize, Preamble,
@@ -47,6 +49,7 @@ pub(crate) fn identity() -> DeviceIdentity {
         capabilities: 7,
         model: Some(Model { name: "accel".into(), data_version: 1 }),
         stop_copy_bytes: Some(64 << 20),
+        layout: None,
     }
 }
 
@@ -59,6 +62,43 @@ fn platform_identity() -> DeviceIdentity {
         capabilities: 1,
         model: None,
         stop_copy_bytes: None,
+        layout: None,
+    }
+}
+
+/// A device that tells where everything lies in it.
+fn laid_out() -> DeviceIdentity {
+    let layout = PciLayout {
+        bars: vec![
+            PciBar { number: 0, kind: 0, size: 4096 },
+            PciBar { number: 2, kind: 0xc, size: 16 << 20 },
+            PciBar { number: 6, kind: 0, size: 2048 },
+        ],
+        capabilities: vec![
+            PciCapability { id: 0x01, at: 0x40 },
+            PciCapability { id: 0x05, at: 0xa0 },
+            PciCapability { id: 0x11, at: 0x50 },
+        ],
+        extended: vec![
+            PciExtended { id: 0x0001, version: 2, at: 0x100 },
+            PciExtended { id: 0x0018, version: 1, at: 0x148 },
+        ],
+        intx: true,
+        msi: Some(MsiLayout { vectors: 8, wide: true, maskable: true }),
+        msix: Some(MsixLayout { vectors: 8, table: 4, pending: 0x804 }),
+    };
+    DeviceIdentity { layout: Some(layout), ..identity() }
+}
+
+/// As long as one can be.
+pub(crate) fn longest_layout() -> PciLayout {
+    PciLayout {
+        bars: (0..7).map(|number| PciBar { number, kind: 0, size: 4096 }).collect(),
+        capabilities: vec![PciCapability { id: 9, at: 0xfc }; MAX_CAPABILITIES],
+        extended: vec![PciExtended { id: 0xb, version: 1, at: 0xffc }; MAX_EXTENDED],
+        intx: true,
+        msi: Some(MsiLayout { vectors: 32, wide: true, maskable: true }),
+        msix: Some(MsixLayout { vectors: 2048, table: 4, pending: 0x8004 }),
     }
 }
 
@@ -108,6 +148,7 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
                 expected_bytes: None,
             }),
         ),
+        ("hello-layout", Message::Hello(Hello { devices: vec![laid_out()], ..hello() })),
         (
             "accept",
             Message::Accept(Accept {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use control::{DmaLog, DmaTarget, PciConfig, Transport};
+use control::{DmaLog, DmaTarget, Function, Transport};
 use dirty::{IovaRange, PageSize};
 use engine::{Machine, Slot};
 use port::{
@@ -160,8 +160,8 @@ pub(super) fn machine(
     for client in devices {
         let transport = || Arc::new(client.clone()) as Arc<dyn Transport>;
         let device = control::open(transport()).map_err(text)?;
-        let config = PciConfig::open(transport()).map_err(text)?;
-        let config = config.map(|config| Box::new(config) as _);
+        let function = Function::open(transport()).map_err(text)?;
+        let config = function.map(|function| function.config_space());
         slots.push(Slot { device: Box::new(device), config, interrupts: None });
         let log = DmaLog::open(transport()).map_err(text)?;
         dirty.push(Box::new(log.ok_or("the device has no DMA log")?));

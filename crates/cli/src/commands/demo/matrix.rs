@@ -27,7 +27,7 @@ pub(super) fn run(plans: &[Plan], global: &Global, crew: &Crew) -> Result<Exit> 
             return Ok(Exit::Failed);
         }
         let summary = done.unwrap_or_else(|error| broken(plan, &error, began.elapsed()));
-        verified += usize::from(is_verified(&summary));
+        verified += usize::from(summary.is_verified());
         if global.json {
             output::json(&summary.to_json())?;
         } else {
@@ -45,12 +45,8 @@ pub(super) fn run(plans: &[Plan], global: &Global, crew: &Crew) -> Result<Exit> 
     Ok(exit)
 }
 
-fn is_verified(summary: &Summary) -> bool {
-    summary.outcome == Outcome::Completed.name() && summary.verified == Some(true)
-}
-
 /// The report of a migration that did not even come to one.
-fn broken(plan: &Plan, error: &anyhow::Error, took: Duration) -> Summary {
+pub(super) fn broken(plan: &Plan, error: &anyhow::Error, took: Duration) -> Summary {
     let report = Report {
         outcome: Outcome::Failed,
         total: took,
@@ -76,12 +72,7 @@ fn head() -> String {
 /// One migration; what went wrong stands below it.
 fn row(summary: &Summary) -> String {
     let name = |name: &Option<String>| name.clone().unwrap_or_default();
-    let result = match summary.verified {
-        Some(true) => "verified".to_owned(),
-        Some(false) => "NOT what was sent".to_owned(),
-        None => summary.outcome.clone(),
-    };
-    let downtime = summary.downtime_ms.map_or("-".into(), |ms| format!("{ms:.1} ms"));
+    let (downtime, result) = outcome(summary);
     let mut text = line([
         &name(&summary.model),
         &name(&summary.source_generation),
@@ -98,6 +89,17 @@ fn row(summary: &Summary) -> String {
         text.push_str(&format!("\n  {}: {}", problem.place, problem.text));
     }
     text
+}
+
+/// How long the guest was down, and what came of its migration.
+pub(super) fn outcome(summary: &Summary) -> (String, String) {
+    let downtime = summary.downtime_ms.map_or("-".into(), |ms| format!("{ms:.1} ms"));
+    let result = match summary.verified {
+        Some(true) => "verified".to_owned(),
+        Some(false) => "NOT what was sent".to_owned(),
+        None => summary.outcome.clone(),
+    };
+    (downtime, result)
 }
 
 fn line(columns: [&str; 7]) -> String {
@@ -134,6 +136,6 @@ mod tests {
         summary.verified = None;
         summary.error = Some("the source died".to_owned());
         assert!(row(&summary).contains("failed\n  the source died"), "{}", row(&summary));
-        assert!(!is_verified(&summary));
+        assert!(!summary.is_verified());
     }
 }

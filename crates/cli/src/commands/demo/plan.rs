@@ -4,11 +4,11 @@ use states::v2::Capabilities;
 
 use crate::args::{Budget, Demo, Generation, ServedModel};
 use crate::exit::Nonsense;
-use crate::guest::options::{Inject, MachineOptions};
+use crate::guest::options::{Inject, InterruptKind, MachineOptions};
 use crate::report::Summary;
 use crate::units::{Rate, Size};
 
-/// One migration.
+/// One migration, or one pair of processes that repeats it.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// The model of the devices.
@@ -33,7 +33,11 @@ pub(super) struct Plan {
     pub(super) p2p: bool,
     /// vCPUs.
     pub(super) vcpus: u32,
-    /// How the migration should go.
+    /// How the devices interrupt.
+    pub(super) interrupts: Option<InterruptKind>,
+    /// How many migrations, there and back.
+    pub(super) repeat: u32,
+    /// How each migration should go.
     pub(super) budget: Budget,
     /// The one thing to break.
     pub(super) inject: Option<Inject>,
@@ -44,11 +48,20 @@ const GENERATIONS: [Generation; 3] =
     [Generation::V2, Generation::V1, Generation::Rfc2018];
 const MODELS: [ServedModel; 2] = [ServedModel::Accel, ServedModel::Uart];
 
-/// Guest memory of a demo, and in the matrix; then that of an accelerator.
-const GUEST_MEMORY: (u64, u64) = (512 << 20, 16 << 20);
-const DEVICE_MEMORY: (u64, u64) = (64 << 20, 16 << 20);
-/// Devices of a demo, and in the matrix.
-const DEVICES: (u8, u8) = (2, 1);
+/// What is not said otherwise: of one migration, of one that is repeated (all of its
+/// memory has to change every time), and in the matrix.
+struct Usual {
+    devices: u8,
+    guest_memory: u64,
+    device_memory: u64,
+}
+
+const ONCE: Usual =
+    Usual { devices: 2, guest_memory: 512 << 20, device_memory: 64 << 20 };
+const REPEATED: Usual =
+    Usual { devices: 2, guest_memory: 128 << 20, device_memory: 32 << 20 };
+const MATRIX: Usual =
+    Usual { devices: 1, guest_memory: 16 << 20, device_memory: 16 << 20 };
 
 impl Plan {
     /// Everything that was asked for: one plan, or 18 of them.
@@ -84,25 +97,26 @@ impl Plan {
     }
 
     fn one(demo: &Demo) -> Plan {
-        let size = |given: Option<Size>, (usual, matrix): (u64, u64)| {
-            given.unwrap_or(Size::from_bytes(if demo.matrix { matrix } else { usual }))
+        let usual = match demo.repeat {
+            _ if demo.matrix => MATRIX,
+            1 => ONCE,
+            _ => REPEATED,
         };
+        let size = |given: Option<Size>, usual| given.unwrap_or(Size::from_bytes(usual));
         Plan {
             model: demo.model,
             generation: demo.generation,
-            devices: demo.devices.unwrap_or(if demo.matrix {
-                DEVICES.1
-            } else {
-                DEVICES.0
-            }),
+            devices: demo.devices.unwrap_or(usual.devices),
             ports: demo.ports,
             capabilities: demo.capabilities,
-            guest_memory: size(demo.guest_memory, GUEST_MEMORY),
-            device_memory: size(demo.device_memory, DEVICE_MEMORY),
+            guest_memory: size(demo.guest_memory, usual.guest_memory),
+            device_memory: size(demo.device_memory, usual.device_memory),
             dirty_rate: demo.dirty_rate,
             dma_rate: demo.dma_rate,
             p2p: demo.p2p || demo.inject == Some(Inject::P2pLate),
             vcpus: demo.vcpus,
+            interrupts: demo.interrupts,
+            repeat: demo.repeat,
             budget: demo.budget.clone(),
             inject: demo.inject,
         }
@@ -125,10 +139,17 @@ impl Plan {
         Ok(())
     }
 
+    /// The same, the other way round.
+    pub(super) fn back(&self) -> Plan {
+        let (source, destination) = self.generation;
+        Plan { generation: (destination, source), ..self.clone() }
+    }
+
     /// Says in a report what was migrated, and where it was refused, what the generation
     /// has to do with it.
     pub(super) fn name(&self, summary: &mut Summary) {
         let (source, destination) = self.generation;
+        summary.interrupts = self.interrupts.map(|kind| kind.to_string());
         summary.model = Some(self.model.to_string());
         summary.source_generation = Some(source.to_string());
         summary.destination_generation = Some(destination.to_string());
@@ -169,10 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_says_is_forgotten_in_the_matrix() {
-        let said =
-            "--matrix --devices 2 --guest-memory 64M --device-memory 32M --ports 1";
-        for plan in plans(said).expect("plans") {
+    fn what_the_operator_says_is_forgotten_in_the_matrix_or_where_it_repeats() {
+        let said = "--devices 2 --guest-memory 64M --device-memory 32M --ports 1";
+        let all = ["--matrix", "--repeat 50"];
+        let all = all.map(|how| plans(&format!("{how} {said}")).expect("plans"));
+        for plan in all.concat() {
             assert_eq!((plan.devices, plan.ports), (2, 1));
             assert_eq!(plan.guest_memory.bytes(), 64 << 20);
             assert_eq!(plan.device_memory.bytes(), 32 << 20);
@@ -193,7 +215,12 @@ mod tests {
             let error = plans(line).expect_err(line).to_string();
             assert!(error.contains("--"), "{error}");
         }
-        for line in ["demo --matrix --model uart", "demo --matrix --generation v1"] {
+        for line in [
+            "demo --matrix --model uart",
+            "demo --matrix --generation v1",
+            "demo --matrix --repeat 2",
+            "demo --repeat 0",
+        ] {
             let line = std::iter::once("vfio-migrate").chain(line.split(' '));
             assert_eq!(Cli::try_parse_from(line).expect_err("nonsense").exit_code(), 2);
         }

@@ -3,7 +3,7 @@
 
 use models::accel::block::{BLOCK, Block, Kind};
 
-use super::{Accel, AccelDriver, Stage, last_before};
+use super::{Accel, AccelDriver, Stage, command_stamp, last_before};
 use crate::guest::digests::{Device, Digests};
 use crate::guest::layout::PAGE;
 use crate::guest::page::{BYTES, Page};
@@ -32,7 +32,7 @@ impl Accel {
         };
         let commands = [(self.area.outgoing, out), (self.area.incoming, back)];
         let commands = commands.into_iter().map(|(at, number)| {
-            (at / PAGE, crc32c::crc32c(&command_page(driver, number)))
+            (at / PAGE, crc32c::crc32c(&command_page(self.number, number)))
         });
         ring.chain(commands).collect()
     }
@@ -80,7 +80,7 @@ impl Accel {
         let (plan, own) = (&self.plan, &seen[self.number]);
         if block < plan.window {
             let mut page = [0; BYTES];
-            driver.window_block(block, plan).fill(&mut page);
+            driver.window_block(self.number, block, plan).fill(&mut page);
             return Some(page);
         }
         let block = block - plan.window;
@@ -102,7 +102,7 @@ impl Accel {
             Stage::Out if !is_over(driver, own) => driver.commands.checked_sub(1),
             Stage::Out | Stage::Back => Some(driver.commands),
         };
-        number.map(|number| command_page(driver, Some(number)))
+        number.map(|number| command_page(self.number, Some(number)))
     }
 }
 
@@ -111,10 +111,10 @@ fn is_over(driver: &AccelDriver, seen: &Device) -> bool {
     seen.counter("commands") >= driver.started()
 }
 
-fn command_page(driver: &AccelDriver, number: Option<u64>) -> Page {
+fn command_page(device: usize, number: Option<u64>) -> Page {
     let mut page = [0; BYTES];
     if let Some(number) = number {
-        driver.command_page(number).fill(&mut page);
+        command_stamp(device, number).fill(&mut page);
     }
     page
 }

@@ -55,7 +55,7 @@ impl Taken<'_> {
             Ok(set) => set,
             Err(error) => {
                 // The set kept the devices; their transports are still here.
-                let machine = self.vm.machine(self.guest.lending());
+                let machine = self.vm.machine(&self.guest.lending());
                 self.machine = machine.ok();
                 return Err(error.into());
             }

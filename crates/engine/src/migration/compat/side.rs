@@ -6,13 +6,16 @@ use port::Device;
 use wire::message::{DeviceIdentity, RefusalCode};
 use wire::preamble::{Architecture, ByteOrder, Preamble};
 
-use super::{device, host, identity, ids, text, too_long};
+use super::{device, host, identity, ids, layout, text, too_long};
 
 /// What is compared of two devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// The bus, and the ids that it knows the device by.
     Ids,
+    /// Where everything lies in a PCI function, as its guest sees it: BARs, capabilities,
+    /// interrupts. Compared where both sides tell.
+    Layout,
     /// The device model.
     Model,
     /// The version of the data that the model saves.
@@ -32,8 +35,9 @@ pub enum Field {
 
 impl Field {
     /// All of them, in the order in which they are told.
-    pub const EVERY: [Field; 8] = [
+    pub const EVERY: [Field; 9] = [
         Field::Ids,
+        Field::Layout,
         Field::Model,
         Field::DataVersion,
         Field::Generation,
@@ -47,6 +51,7 @@ impl Field {
     pub fn name(self) -> &'static str {
         match self {
             Field::Ids => "ids",
+            Field::Layout => "layout",
             Field::Model => "model",
             Field::DataVersion => "data version",
             Field::Generation => "generation",
@@ -61,6 +66,7 @@ impl Field {
     pub(super) fn code(self) -> RefusalCode {
         match self {
             Field::Ids | Field::Generation => RefusalCode::DEVICE,
+            Field::Layout => RefusalCode::LAYOUT,
             Field::Model => RefusalCode::MODEL,
             Field::DataVersion => RefusalCode::DATA_VERSION,
             Field::Capabilities => RefusalCode::CAPABILITIES,
@@ -136,6 +142,9 @@ impl Side {
         let model = identity.model.as_ref();
         match field {
             Field::Ids => Some(ids(identity)),
+            Field::Layout => {
+                identity.layout.as_ref().map(|told| layout::summary(&layout::heard(told)))
+            }
             Field::Model => model.map(|model| model.name.clone()),
             Field::DataVersion => model.map(|model| model.data_version.to_string()),
             Field::Generation => Some(identity.generation.to_string()),

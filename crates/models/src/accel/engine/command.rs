@@ -1,6 +1,5 @@
 //! The command registers: one copy at a time.
 
-use super::VECTORS;
 use crate::accel::registers as reg;
 use abi::errno::Errno;
 
@@ -24,6 +23,7 @@ impl Command {
         register: u64,
         value: u64,
         memory: u64,
+        vectors: u64,
     ) -> Result<(), Errno> {
         if self.status == reg::BUSY {
             return Err(Errno::EBUSY);
@@ -34,7 +34,7 @@ impl Command {
             reg::COMMAND_OFFSET => self.offset = value,
             reg::COMMAND_BYTES => self.bytes = value,
             reg::COMMAND_VECTOR => self.vector = value,
-            reg::COMMAND_DOORBELL if self.is_possible(memory) => {
+            reg::COMMAND_DOORBELL if self.is_possible(memory, vectors) => {
                 self.copied = 0;
                 self.status = reg::BUSY;
             }
@@ -44,13 +44,13 @@ impl Command {
     }
 
     /// Whether it could be carried out: everything after this relies on it.
-    pub(super) fn is_possible(&self, memory: u64) -> bool {
+    pub(super) fn is_possible(&self, memory: u64, vectors: u64) -> bool {
         let inside = |start: u64, end: u64| {
             start.checked_add(self.bytes).is_some_and(|stop| stop <= end)
         };
         matches!(self.kind, reg::COPY_TO_DEVICE | reg::COPY_TO_GUEST)
             && self.bytes > 0
-            && self.vector < VECTORS
+            && self.vector < vectors
             && inside(self.offset, memory)
             && inside(self.iova, u64::MAX)
     }

@@ -1,6 +1,6 @@
 //! The registers of an engine that writes blocks, and its pace.
 
-use super::{BLOCK_BYTES, VECTORS};
+use super::BLOCK_BYTES;
 use crate::accel::block::BLOCK;
 use crate::accel::registers as reg;
 use abi::errno::Errno;
@@ -52,12 +52,13 @@ impl Writer {
         register: u64,
         value: u64,
         has_own: bool,
+        vectors: u64,
     ) -> Result<(), Errno> {
         let field = match register {
             reg::IOVA => &mut self.iova,
             reg::SLOTS => &mut self.slots,
             reg::RATE => &mut self.rate,
-            reg::VECTOR if value < VECTORS => &mut self.vector,
+            reg::VECTOR if value < vectors => &mut self.vector,
             reg::BATCH => &mut self.batch,
             reg::CONTROL if value & !reg::RUN == 0 => &mut self.control,
             reg::OWN_OFFSET if has_own => &mut self.own_offset,
@@ -98,8 +99,8 @@ impl Writer {
         self.own_slots = take();
     }
 
-    pub(super) fn is_sound(&self) -> bool {
-        self.vector < VECTORS && self.control & !reg::RUN == 0
+    pub(super) fn is_sound(&self, vectors: u64) -> bool {
+        self.vector < vectors && self.control & !reg::RUN == 0
     }
 }
 

@@ -1,8 +1,8 @@
 //! Reads a saved state, and believes nothing of it.
 
 use super::{
-    AGAIN, BLOCK_BYTES, END, ENGINE, HEADER, Header, PASS, PREAMBLE, RECORD, WINDOW,
-    ZERO, preamble,
+    AGAIN, BLOCK_BYTES, END, ENGINE, HEADER, Header, PASS, PREAMBLE, RECORD, Shape,
+    WINDOW, ZERO, preamble,
 };
 use crate::accel::engine::{Engine, WORDS};
 use crate::accel::memory::DeviceMemory;
@@ -11,7 +11,7 @@ use crc32c::{crc32c, crc32c_append};
 
 /// A resume session.
 pub(in crate::accel) struct Loader {
-    version: u32,
+    shape: Shape,
     /// Bytes of the preamble or of a record that is not complete yet.
     partial: Vec<u8>,
     begun: bool,
@@ -26,9 +26,9 @@ pub(in crate::accel) struct Loader {
 }
 
 impl Loader {
-    pub(in crate::accel) fn new(version: u32, memory: &DeviceMemory) -> Loader {
+    pub(in crate::accel) fn new(shape: Shape, memory: &DeviceMemory) -> Loader {
         Loader {
-            version,
+            shape,
             partial: Vec::new(),
             begun: false,
             pass: memory.window_blocks(),
@@ -118,7 +118,7 @@ impl Loader {
     }
 
     fn begin(&mut self, given: &[u8], memory: &DeviceMemory) -> Result<(), Errno> {
-        let expected = preamble(self.version, memory);
+        let expected = preamble(self.shape, memory);
         if given[..8] != expected[..8] {
             return refuse("not a state of this model");
         }
@@ -130,6 +130,9 @@ impl Loader {
         }
         if given[16..32] != expected[16..32] {
             return refuse("another size of memory or window");
+        }
+        if given[32..36] != expected[32..36] {
+            return refuse("another number of vectors");
         }
         if given != expected {
             return refuse("another configuration");
@@ -196,7 +199,7 @@ impl Loader {
         for (word, bytes) in words.iter_mut().zip(payload.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
-        self.engine = Some(Engine::from_words(&words, memory)?);
+        self.engine = Some(Engine::from_words(&words, memory, self.shape.vectors)?);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     AGAIN, BLOCK_BYTES, END, ENGINE, FIXED, HEADER, Header, PASS, PREAMBLE, RECORD, RUN,
-    WINDOW, ZERO, memory_bytes, preamble,
+    Shape, WINDOW, ZERO, memory_bytes, preamble,
 };
 use crate::accel::block::BLOCK;
 use crate::accel::engine::{Engine, WORDS};
@@ -29,7 +29,7 @@ enum Phase {
 
 /// A save session.
 pub(in crate::accel) struct Saver {
-    version: u32,
+    shape: Shape,
     phase: Phase,
     /// The next block of the pass, or of the window.
     cursor: u64,
@@ -50,10 +50,10 @@ pub(in crate::accel) struct Saver {
 
 impl Saver {
     /// Begins: what changes from now on is noted.
-    pub(in crate::accel) fn new(version: u32, memory: &DeviceMemory) -> Saver {
+    pub(in crate::accel) fn new(shape: Shape, memory: &DeviceMemory) -> Saver {
         memory.forget_changes();
         Saver {
-            version,
+            shape,
             phase: Phase::Preamble,
             cursor: memory.window_blocks(),
             initial: memory.touched().clone(),
@@ -147,7 +147,7 @@ impl Saver {
             match self.phase {
                 Phase::Preamble => {
                     self.phase = Phase::Pass;
-                    out[..PREAMBLE].copy_from_slice(&preamble(self.version, memory));
+                    out[..PREAMBLE].copy_from_slice(&preamble(self.shape, memory));
                     return PREAMBLE;
                 }
                 Phase::Pass if self.cursor < memory.blocks() => {
