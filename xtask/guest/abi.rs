@@ -253,6 +253,25 @@ fn ways(to: &mut Table) {
         size, flags, ioas_id, reserved = "__reserved", user_va, length, iova
     });
     layout!(to, "iommu_ioas_unmap": iommufd::IoasUnmap { size, ioas_id, iova, length });
+    layout!(to, "iommu_option": iommufd::IommuOption {
+        size, option_id, op, reserved = "__reserved", object_id, val64
+    });
+    // The name of `data_type`, and whether PASIDs are told, came after Linux 6.12; both
+    // were unused bytes of the same structure.
+    layout!(to, "iommu_hw_info": iommufd::HwInfo {
+        size, flags, dev_id, data_len, data_uptr, data_type = "out_data_type",
+        out_capabilities
+    });
+    layout!(to, "iommu_hwpt_alloc": iommufd::HwptAlloc {
+        size, flags, dev_id, pt_id, out_hwpt_id, reserved = "__reserved", data_type,
+        data_len, data_uptr, fault_id, reserved2 = "__reserved2"
+    });
+    layout!(to, "iommu_hwpt_set_dirty_tracking": iommufd::SetDirtyTracking {
+        size, flags, hwpt_id, reserved = "__reserved"
+    });
+    layout!(to, "iommu_hwpt_get_dirty_bitmap": iommufd::GetDirtyBitmap {
+        size, hwpt_id, flags, reserved = "__reserved", iova, length, page_size, data
+    });
     numbers!(
         to,
         VFIO_API_VERSION = group::API_VERSION.unsigned_abs(),
@@ -270,12 +289,24 @@ fn ways(to: &mut Table) {
         IOMMU_IOAS_ALLOC = iommufd::IOAS_ALLOC,
         IOMMU_IOAS_MAP = iommufd::IOAS_MAP,
         IOMMU_IOAS_UNMAP = iommufd::IOAS_UNMAP,
+        IOMMU_OPTION = iommufd::OPTION,
+        IOMMU_HWPT_ALLOC = iommufd::HWPT_ALLOC,
+        IOMMU_GET_HW_INFO = iommufd::GET_HW_INFO,
+        IOMMU_HWPT_SET_DIRTY_TRACKING = iommufd::HWPT_SET_DIRTY_TRACKING,
+        IOMMU_HWPT_GET_DIRTY_BITMAP = iommufd::HWPT_GET_DIRTY_BITMAP,
     );
     members!(
         to,
         IOMMU_IOAS_MAP_FIXED_IOVA = iommufd::IoasMapFlags::FIXED_IOVA.bits(),
         IOMMU_IOAS_MAP_WRITEABLE = iommufd::IoasMapFlags::WRITEABLE.bits(),
         IOMMU_IOAS_MAP_READABLE = iommufd::IoasMapFlags::READABLE.bits(),
+        IOMMU_OPTION_HUGE_PAGES = iommufd::IommuOption::HUGE_PAGES,
+        IOMMU_OPTION_OP_SET = iommufd::IommuOption::SET,
+        IOMMU_HW_CAP_DIRTY_TRACKING = iommufd::HwCapabilities::DIRTY_TRACKING.bits(),
+        IOMMU_HWPT_ALLOC_DIRTY_TRACKING = iommufd::HwptAllocFlags::DIRTY_TRACKING.bits(),
+        IOMMU_HWPT_DIRTY_TRACKING_ENABLE = iommufd::SetDirtyTrackingFlags::ENABLE.bits(),
+        IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR =
+            iommufd::GetDirtyBitmapFlags::NO_CLEAR.bits(),
     );
     to.flags::<group::GroupFlags>("VFIO_GROUP_FLAGS_");
     for extension in group::Extension::NAMED {

@@ -18,6 +18,10 @@ use crate::{Found, modules, said};
 
 mod command;
 mod conform;
+mod dirty;
+mod edu;
+mod iommu;
+mod irq;
 mod loopback;
 mod moves;
 mod port;
@@ -27,7 +31,15 @@ mod uart;
 mod ways;
 
 /// What is loaded where it is not built in, in this order.
-const MODULES: [&str; 4] = ["vfio", "vfio_iommu_type1", "mdev", "mtty"];
+const MODULES: [&str; 7] = [
+    "irqbypass",
+    "vfio",
+    "vfio_iommu_type1",
+    "vfio-pci-core",
+    "vfio-pci",
+    "mdev",
+    "mtty",
+];
 
 /// Where a check ends early.
 #[derive(Debug)]
@@ -72,10 +84,34 @@ const CHECKS: &[Check] = &[
     ("send-other", moves::check_other_port),
     ("send-nowhere", moves::check_lost_destination),
     ("user-space-and-back", moves::check_through_user_space),
+    ("dirty", dirty::check),
+    ("irq-intx-bytes", irq::check_intx_bytes),
+    ("irq-msi-bytes", irq::check_msi_bytes),
+    ("irq-intx-moves", irq::check_intx_moves),
+    ("irq-msi-moves", irq::check_msi_moves),
+    ("irq-function-moves", irq::check_function_moves),
+    ("irq-intx-returns", irq::check_intx_returns),
+    ("irq-msi-returns", irq::check_msi_returns),
+    ("irq-function-returns", irq::check_function_returns),
+    ("irq-intx-user-space", irq::check_intx_user_space),
+    ("irq-msi-user-space", irq::check_msi_user_space),
+    ("irq-function-user-space", irq::check_function_user_space),
     ("type1-capability", type1::check_capability),
     ("type1-errnos", type1::check_errnos),
     ("type1-clean", type1::check_clean),
     ("type1-unmap", type1::check_unmap),
+    ("type1-source", type1::check_source),
+    ("pci-container", edu::check_container),
+    ("iommu-capability", iommu::check_capability),
+    ("iommu-exact", iommu::check_exact),
+    ("iommu-pages", iommu::check_pages),
+    ("iommu-windows", iommu::check_windows),
+    ("iommu-off", iommu::check_off),
+    ("iommu-holes", iommu::check_holes),
+    ("iommu-unmap", iommu::check_unmap),
+    ("iommu-large", iommu::check_large),
+    ("iommu-gone", iommu::check_gone),
+    ("iommu-random", iommu::check_random),
 ];
 
 /// The checks around them.

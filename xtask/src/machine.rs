@@ -11,7 +11,7 @@
 //!   table         what people read in the end
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
@@ -29,6 +29,22 @@ pub(crate) mod table;
 
 /// The guest's archive, in the folder of a run.
 pub(crate) const INITRAMFS: &str = "initramfs";
+
+/// Waits until no other run uses a part of a folder. It is ours until the file goes away,
+/// however that is.
+///
+/// # Errors
+///
+/// When it cannot be asked for.
+pub(crate) fn lock(folder: &Path, part: &str) -> Result<File, Failure> {
+    let path = folder.join(format!("lock-{part}"));
+    let file = File::create(&path).map_err(|error| failed("make", &path, &error))?;
+    if file.try_lock().is_err() {
+        println!("== wait: another run uses {} ({part})", folder.display());
+        file.lock().map_err(|error| failed("lock", &path, &error))?;
+    }
+    Ok(file)
+}
 
 /// Makes a folder and those above it.
 ///

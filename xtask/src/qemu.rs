@@ -41,8 +41,8 @@ Serves an accelerator and boots a Linux guest on it, in QEMU's emulation, by its
 vfio-user-pci: once with guest memory that is shared by descriptor, once with memory
 that is not, so that all DMA goes by message. From inside, the guest reads config space
 and BARs, writes device memory, has the device read and write guest memory, and takes
-interrupts by MSI-X and by INTx. In between, one guest is killed with its QEMU. Each time
-the device must still run, with what the guest wrote.
+interrupts by MSI-X, MSI and INTx. In between, one guest is killed with its QEMU. Each
+time the device must still run, with what the guest wrote.
 
 It takes a qemu-system-x86_64 of 11.1 or newer from the search path, and the newest
 readable /boot/vmlinuz-* that has uio_pci_generic as a module.

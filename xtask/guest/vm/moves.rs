@@ -163,7 +163,8 @@ fn migrate(
     more: &[&str],
 ) -> Result<(Said, Said), String> {
     let (receiver, place) = receive(way, to)?;
-    let mut line = vec!["send", "--to", &place];
+    // An emulated machine is slow, and its host may have other things to do.
+    let mut line = vec!["send", "--to", &place, "--downtime-limit", "60000"];
     line.extend(more);
     line.extend(from.iter().map(String::as_str));
     let sent = run(&line)?;

@@ -1,11 +1,14 @@
 //! Dirty pages as the container of a group counts them, beside an open port, and what it
 //! answers to misuse.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use abi::type1::{DirtyPagesFlags, MAX_BITMAP_SIZE};
 use control::{DmaTarget, Transport, TransportError};
-use dirty::{IovaRange, PageSize};
+use dirty::{Bitmap, IovaRange, PageSize};
 use host::{Container, Host, HostOptions, RawQuery};
-use port::DirtySource;
+use port::{DirtyReport, DirtySource, Gpa, Mapping, Mappings};
 use sys::SharedMemory;
 
 use super::port::Port;
@@ -161,10 +164,108 @@ pub(super) fn check_clean() -> Checked {
 }
 
 fn none(bits: &[u64]) -> Result<(), String> {
-    match bits {
-        [0, 0] => Ok(()),
-        _ => Err(format!("pages that nobody wrote are dirty: {bits:x?}")),
+    match bits.iter().all(|word| *word == 0) {
+        true => Ok(()),
+        false => Err(format!("pages that nobody wrote are dirty: {bits:x?}")),
     }
+}
+
+/// The container as the engine asks it: mapping by mapping, whatever range it names, with
+/// mappings that come and go, through its bitmaps of guest memory.
+pub(super) fn check_source() -> Checked {
+    let group = Group::new()?;
+    let memory = SharedMemory::create("more", 64 * PAGE).map_err(said("make memory"))?;
+    let range = |start: u64, pages: u64| {
+        IovaRange::new(start, pages * PAGE).map_err(said("the range"))
+    };
+    let map = |range| {
+        let target = DmaTarget::Memory { memory: &memory, offset: 0, writable: true };
+        group.device.dma_map(range, target).map_err(said("MAP_DMA"))
+    };
+    // Right behind the first, and farther away than the bits of one query reach.
+    let (near, far) = (range(IOVA + BYTES, 64)?, range(16 << 40, 64)?);
+    map(near)?;
+    let all = [mapped()?, near, far];
+    let device = control::open_any(Arc::new(group.device.clone()));
+    let device = device.map_err(said("open the device"))?;
+    let first = device.dirty_source().map_err(said("its source"))?;
+    let mut first = first.ok_or_else(|| "nobody tells of its writes".to_owned())?;
+    first.start(&all[..2], pages(PAGE)?).map_err(said("start its source"))?;
+    let chosen = first.name().to_owned();
+    first.stop().map_err(said("stop its source"))?;
+    // A kernel without IOMMUFD has no reports of the device's own log.
+    let expected = match Path::new("/dev/iommu").exists() {
+        true => "DMA log",
+        false => "container",
+    };
+    if !chosen.ends_with(expected) {
+        return Err(Stop::Fail(format!("{chosen} was chosen, and not the {expected}")));
+    }
+
+    let source = group.container.source().map_err(said("GET_INFO"))?;
+    let mut source = source.ok_or_else(|| "it does not track".to_owned())?;
+    let collect = |source: &mut host::ContainerLog, range| {
+        let mut found = Vec::new();
+        source
+            .collect(range, &mut |report| {
+                found.push((report.range, report.words.to_vec()));
+            })
+            .map_err(said("collect"))?;
+        found.iter().try_for_each(|(_, words)| none(words))?;
+        Ok::<_, String>(found.into_iter().map(|(range, _)| range).collect::<Vec<_>>())
+    };
+    let failed = |what: &str, answer: Result<Vec<IovaRange>, String>| match answer {
+        Ok(found) => Err(format!("{what}: not refused, but {found:x?}")),
+        Err(_) => Ok(()),
+    };
+    failed("before START", collect(&mut source, near))?;
+    for _ in 0..2 {
+        source.start(&all, pages(PAGE)?).map_err(said("START"))?;
+    }
+    map(far)?;
+    let both = range(IOVA, PAGES + 64)?;
+    let found = [
+        collect(&mut source, both)?,
+        collect(&mut source, far)?,
+        // A part of one, which the kernel refuses.
+        collect(&mut source, range(IOVA + 3 * PAGE, 1)?)?,
+    ];
+    let expected = [vec![all[0], near], vec![far], vec![all[0]]];
+    if found != expected {
+        let found = format!("asked for were {found:x?} instead of {expected:x?}");
+        return Err(Stop::Fail(found));
+    }
+    failed("a hole", collect(&mut source, range(IOVA - PAGE, 2)?))?;
+    let whole = IovaRange::new(IOVA, far.end() - IOVA).map_err(said("the range"))?;
+    failed("16 TiB with a hole", collect(&mut source, whole))?;
+
+    // What the engine makes of it: clean, and all dirty where the container refuses.
+    let to = |(number, iova): (usize, &IovaRange)| {
+        let gpa = Gpa(number as u64 * 128 * PAGE);
+        Mapping { iova: *iova, gpa }
+    };
+    let mappings = Mappings::new(all.iter().enumerate().map(to).collect(), 0);
+    let guest = range(0, 3 * 128)?;
+    let guest = Bitmap::new(guest, pages(PAGE)?).map_err(said("guest memory"))?;
+    let guest = [guest];
+    let dirty = |source: &mut host::ContainerLog| {
+        for mapping in mappings.all() {
+            let merge = &mut |report: DirtyReport<'_>| mappings.merge(report, &guest);
+            if source.collect(mapping.iova, merge).is_err() {
+                mappings.merge(DirtyReport::lost(mapping.iova), &guest);
+            }
+        }
+        guest[0].drain().pages()
+    };
+    expect("dirty pages of the guest", dirty(&mut source), 0)?;
+    let page = pages(PAGE)?;
+    let bits = group.device.dma_unmap_dirty(near, page).map_err(said("UNMAP"))?;
+    none(&bits)?;
+    expect("dirty pages after an unmap", dirty(&mut source), 64)?;
+    source.stop().map_err(said("STOP"))?;
+    failed("after STOP", collect(&mut source, far))?;
+    expect("dirty pages after STOP", dirty(&mut source), PAGES + 128)?;
+    Ok(format!("{chosen} is chosen; 3 mappings, each whole, up to 16 TiB apart"))
 }
 
 /// Unmapping with bits, where it is not due, and twice.

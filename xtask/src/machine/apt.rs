@@ -40,6 +40,9 @@ impl Apt {
     ///
     /// When the machine has no archive to get them from, or that has no such suites.
     pub(crate) fn new(folder: &Path, suites: Suites) -> Result<Apt, Failure> {
+        needed()?;
+        // What a run left that was killed is of no known state.
+        remove(folder)?;
         for part in ["sources", "lists/partial", "cache/archives/partial"] {
             make_folder(&folder.join(part))?;
         }
@@ -82,14 +85,36 @@ impl Apt {
         }
         let options = options.into_iter().map(|option| format!("-o{option}")).collect();
         let apt = Apt { folder: folder.to_path_buf(), suites, options };
-        apt.get(&["update"]).map_err(|failure| match (failure, suites) {
+        let said = apt.update().map_err(|failure| match (failure, suites) {
             (Failure::Failed(text), Suites::Newer) => Failure::Failed(format!(
                 "{text}\nthe archive of this machine's sources may have no {}",
                 SUITES.join(" and ")
             )),
             (failure, _) => failure,
         })?;
+        // To apt a server that cannot be reached is no error, but a warning.
+        if apt.names("")?.is_empty() {
+            return Err(Failure::Failed(format!(
+                "no list of packages could be fetched, so that nothing can be: {}\n\
+                 remedy: a network, or a mirror that this machine reaches, in \
+                 /etc/apt/sources.list or /etc/apt/sources.list.d",
+                if said.is_empty() { "apt has no source" } else { said.as_str() }
+            )));
+        }
         Ok(apt)
+    }
+
+    /// Fetches the lists of packages, and returns what apt warns of.
+    fn update(&self) -> Result<String, Failure> {
+        let mut update = self.command("apt-get");
+        let done = update.args(["-qq", "update"]).output().map_err(|error| {
+            Failure::Failed(format!("cannot run `apt-get update`: {error}"))
+        })?;
+        let said = String::from_utf8_lossy(&done.stderr).trim_end().to_owned();
+        match done.status.success() {
+            true => Ok(said),
+            false => Err(Failure::Failed(format!("`apt-get update` failed: {said}"))),
+        }
     }
 
     /// Unpacks QEMU and every library it needs into `into`.
@@ -178,6 +203,20 @@ impl Apt {
         command.args(&self.options);
         command
     }
+}
+
+/// Whether packages can be fetched and unpacked here at all.
+fn needed() -> Outcome {
+    for program in ["apt-get", "apt-cache", "dpkg-deb"] {
+        Command::new(program).arg("--version").output().map_err(|error| {
+            Failure::Failed(format!(
+                "cannot run {program}: {error}\nwhat is missing here is fetched as \
+                 packages of Debian\nremedy: run this on Debian or in a container of \
+                 it, or bring target/vm-test or target/qemu-test from such a machine"
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 impl Drop for Apt {

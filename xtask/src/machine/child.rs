@@ -1,4 +1,9 @@
 //! Programs that run beside us and never longer than we do.
+//!
+//! Whoever drops a [`Running`] kills its program. Nobody drops anything where we are
+//! killed ourselves, so each is started by util-linux's `setpriv`, which asks the kernel
+//! to kill it when the thread that started it is gone (`PR_SET_PDEATHSIG`), and becomes
+//! the program: the same process, the same exit status.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -11,8 +16,11 @@ use std::time::{Duration, Instant};
 use super::failed;
 use crate::{Failure, process};
 
+/// What asks for it, and becomes the program that follows.
+const DIE_WITH_US: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+
 /// A program whose standard output is read line by line. It is killed, by its own id,
-/// when this goes away.
+/// when this goes away, and by the kernel when the thread ends that started it.
 #[derive(Debug)]
 pub(crate) struct Running {
     name: String,
@@ -25,22 +33,28 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// When it cannot be started.
+    /// When it cannot be started. A program that is not there ends at once instead, with
+    /// the reason in that file.
     pub(crate) fn start(
         name: &str,
-        command: &mut Command,
+        command: &Command,
         errors: &Path,
     ) -> Result<Running, Failure> {
         let file =
             File::create(errors).map_err(|error| failed("write", errors, &error))?;
-        let mut child = command
+        let mut child = bound(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
             .map_err(|error| {
                 let spelled = process::spelled(command);
-                Failure::Failed(format!("cannot run `{spelled}`: {error}"))
+                let [setpriv, ..] = DIE_WITH_US;
+                Failure::Failed(format!(
+                    "cannot run `{spelled}` by `{setpriv}`: {error}\nremedy: {setpriv} is \
+                     part of util-linux; nothing is left behind when this is killed \
+                     only with it"
+                ))
             })?;
         let (sender, lines) = channel();
         let output = child.stdout.take();
@@ -111,6 +125,23 @@ impl Running {
     }
 }
 
+/// The same command, as a program that ends with us.
+fn bound(command: &Command) -> Command {
+    let [setpriv, words @ ..] = DIE_WITH_US;
+    let mut bound = Command::new(setpriv);
+    bound.args(words).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        bound.current_dir(folder);
+    }
+    bound
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         if self.runs() {
@@ -123,6 +154,7 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::thread;
     use std::time::{Duration, Instant};
 
     use super::Running;
@@ -133,13 +165,30 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo one; echo two; exec sleep 600"]);
         let errors = folder.path().join("errors");
-        let mut running = Running::start("guest", &mut command, &errors).unwrap();
+        let mut running = Running::start("guest", &command, &errors).unwrap();
         let soon = Instant::now() + Duration::from_secs(20);
         assert_eq!(running.line(soon), Ok(Some("one".to_owned())));
         assert_eq!(running.line(soon), Ok(Some("two".to_owned())));
         assert!(running.line(Instant::now() + Duration::from_millis(20)).is_err());
         assert!(running.runs());
         running.terminate().unwrap();
+        assert_eq!(running.line(soon), Ok(None));
+        assert!(!running.end(soon).unwrap().success());
+    }
+    #[test]
+    fn program_does_not_outlive_whoever_was_killed_over_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let errors = folder.path().join("errors");
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo up; exec sleep 600"]);
+        let soon = Instant::now() + Duration::from_secs(20);
+        // A thread that ends without dropping it is what a killed process is to it.
+        let started = thread::spawn(move || {
+            let mut running = Running::start("guest", &command, &errors).unwrap();
+            assert_eq!(running.line(soon), Ok(Some("up".to_owned())));
+            running
+        });
+        let mut running = started.join().unwrap();
         assert_eq!(running.line(soon), Ok(None));
         assert!(!running.end(soon).unwrap().success());
     }

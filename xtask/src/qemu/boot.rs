@@ -60,7 +60,7 @@ pub(super) fn boot(
     let log = |what: &str| format!("{}-{what}.log", sharing.name());
     let mut command = command(qemu, kernel, sharing, &log);
     command.current_dir(folder);
-    let running = Running::start("QEMU", &mut command, &folder.join(log("qemu")))?;
+    let running = Running::start("QEMU", &command, &folder.join(log("qemu")))?;
     let mut report = Report::new(sharing.name(), start);
     report.listen(running, start + DEADLINE, verbose, &log("console"), &log("qemu"));
     let trace = folder.join(log("trace"));
@@ -86,7 +86,7 @@ pub(super) fn boot_and_kill(
     let log = |what: &str| format!("killed-{what}.log");
     let mut command = command(qemu, kernel, Sharing::Shared, &log);
     command.current_dir(folder);
-    let mut running = Running::start("QEMU", &mut command, &folder.join(log("qemu")))?;
+    let mut running = Running::start("QEMU", &command, &folder.join(log("qemu")))?;
     let found = loop {
         match running.line(start + DEADLINE) {
             Ok(Some(line)) if line.starts_with("check dma-read ok") => {

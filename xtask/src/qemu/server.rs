@@ -39,7 +39,7 @@ impl Server {
         command.args(["--firmware", "0"]);
         command.args(["--socket", SOCKET]);
         let mut running =
-            Running::start("the server", &mut command, &folder.join("server.log"))?;
+            Running::start("the server", &command, &folder.join("server.log"))?;
         if running.line(Instant::now() + PATIENCE)?.is_none() {
             return Err(Failure::Failed(
                 "the server ended at once, see server.log".into(),

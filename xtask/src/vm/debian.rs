@@ -17,13 +17,21 @@ use crate::{Failure, Outcome, process};
 const SERIES: &str = "6.12";
 
 /// What the guest loads, in this order, before mtty.
-const MODULES: [&str; 3] =
-    ["drivers/vfio/vfio", "drivers/vfio/vfio_iommu_type1", "drivers/vfio/mdev/mdev"];
+const MODULES: [&str; 6] = [
+    "virt/lib/irqbypass",
+    "drivers/vfio/vfio",
+    "drivers/vfio/vfio_iommu_type1",
+    "drivers/vfio/pci/vfio-pci-core",
+    "drivers/vfio/pci/vfio-pci",
+    "drivers/vfio/mdev/mdev",
+];
 
 /// Headers that programs are compiled with, by their places in the source.
 pub(super) const HEADERS: [&str; 3] = ["vfio.h", "iommufd.h", "pci_regs.h"];
 /// Where they are in it.
 pub(super) const UAPI: &str = "include/uapi/linux";
+/// In the folder of mtty: the release that it was built for. It comes last.
+const STAMP: &str = "built";
 /// The sample, and where it is in the source.
 const SAMPLE: &str = "samples/vfio-mdev/mtty.c";
 
@@ -36,14 +44,16 @@ pub(super) fn find(cache: &Path) -> Result<Booted, Failure> {
     let (tree, mtty) = (cache.join("debian"), cache.join("mtty"));
     let mut kernel = Kernel::in_tree(&tree, &MODULES);
     if kernel.is_err() {
-        fetch(cache, &tree)?;
+        // First: one for another kernel is not to be found beside the new one.
         remove(&mtty)?;
+        fetch(cache, &tree)?;
         kernel = Kernel::in_tree(&tree, &MODULES);
     }
     let mut kernel = kernel.map_err(|lacks| {
         Failure::Failed(format!("Debian's kernel has no {lacks}: {}", tree.display()))
     })?;
-    if !mtty.join("mtty.ko").exists() {
+    let built = fs::read_to_string(mtty.join(STAMP)).ok();
+    if built.as_deref() != Some(kernel.release.as_str()) {
         build(&tree, &kernel.release, &mtty)?;
     }
     kernel.modules.push(("modules/mtty.ko".to_owned(), mtty.join("mtty.ko")));
@@ -105,7 +115,10 @@ fn build(tree: &Path, release: &str, into: &Path) -> Outcome {
     make.arg("-C").arg(&headers).arg(format!("M={}", into.display()));
     // Without it the tool that writes type information would be needed, too.
     make.args(["CONFIG_DEBUG_INFO_BTF_MODULES=", "--silent", "modules"]);
-    process::step("mtty.ko", &mut make)
+    process::step("mtty.ko", &mut make)?;
+    // Nothing of what a killed run leaves here is taken for whole.
+    let stamp = into.join(STAMP);
+    fs::write(&stamp, release).map_err(|error| failed("write", &stamp, &error))
 }
 
 /// Takes the sample and the headers out of the source.
@@ -147,22 +160,47 @@ fn compiler(headers: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::Failed(format!("{} names no compiler", path.display())))
 }
 
-/// The headers name each other by the places where they would have been installed.
+/// The headers name each other by the places where they would have been installed, or
+/// where they were the last time.
 fn relocate(headers: &Path, tree: &Path) -> Outcome {
+    const INSTALLED: &str = "/usr/src/";
     let path = headers.join("Makefile");
     let text =
         fs::read_to_string(&path).map_err(|error| failed("read", &path, &error))?;
-    let here = format!("{}/usr/src/", tree.display());
-    if text.contains(&here) {
-        return Ok(());
+    let mut moved = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find(INSTALLED) {
+        let before = &rest[..at];
+        let word = before.rfind(char::is_whitespace).map_or(0, |space| space + 1);
+        moved.push_str(&before[..word]);
+        moved.push_str(&tree.display().to_string());
+        moved.push_str(INSTALLED);
+        rest = &rest[at + INSTALLED.len()..];
     }
-    fs::write(&path, text.replace("/usr/src/", &here))
-        .map_err(|error| failed("write", &path, &error))
+    moved.push_str(rest);
+    // Whoever is killed over it leaves the old one.
+    let fresh = headers.join("Makefile.fresh");
+    fs::write(&fresh, moved).map_err(|error| failed("write", &fresh, &error))?;
+    fs::rename(&fresh, &path).map_err(|error| failed("write", &path, &error))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::newest;
+    use super::{newest, relocate};
+
+    #[test]
+    fn headers_that_were_moved_name_their_new_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let headers = folder.path().join("usr/src/linux-headers-x");
+        std::fs::create_dir_all(&headers).unwrap();
+        let makefile = headers.join("Makefile");
+        std::fs::write(&makefile, "include /usr/src/linux-headers-common/M\n").unwrap();
+        for tree in ["/first/tree", "/second"] {
+            relocate(&headers, std::path::Path::new(tree)).unwrap();
+            let text = std::fs::read_to_string(&makefile).unwrap();
+            assert_eq!(text, format!("include {tree}/usr/src/linux-headers-common/M\n"));
+        }
+    }
 
     #[test]
     fn kernel_without_mediated_devices_is_not_taken() {

@@ -1,6 +1,7 @@
 //! A kernel with what Debian leaves out, built of the newest source that can be had.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::thread::available_parallelism;
@@ -58,37 +59,59 @@ pub(super) fn find(root: &Path, cache: &Path) -> Result<Booted, Failure> {
 fn build(root: &Path, cache: &Path, folder: &Path) -> Outcome {
     needs::programs(&NEEDS)?;
     let tree = folder.join("tree");
-    if !tree.join("Makefile").exists() {
+    // A tree is there only whole; one that a killed run was building goes on from there.
+    if !tree.exists() {
         remove(folder)?;
         make_folder(folder)?;
         unpack(cache, folder, &tree)?;
     }
+    compile(root, folder, &tree).map_err(|failure| {
+        Failure::Failed(format!(
+            "{}\nremedy: remove {} to begin with fresh source",
+            failure.text(),
+            folder.display()
+        ))
+    })?;
+    // 2 GB that nobody needs any more. Half a tree is not taken for one.
+    let gone = folder.join("gone");
+    remove(&gone)?;
+    fs::rename(&tree, &gone).map_err(|error| failed("move", &tree, &error))?;
+    remove(&gone)
+}
+
+/// Makes the image of a tree, its headers, and last its stamp.
+fn compile(root: &Path, folder: &Path, tree: &Path) -> Outcome {
+    let stamp = folder.join(STAMP);
+    // Not there while what it speaks of is written.
+    fs::remove_file(&stamp)
+        .or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+        .map_err(|error| failed("remove", &stamp, &error))?;
     let config = root.join("xtask/src/vm/full.config");
     let make = |words: &[&str]| {
         let mut command = Command::new("make");
-        command.current_dir(&tree).arg("--silent").args(words);
+        command.current_dir(tree).arg("--silent").args(words);
         command
     };
     let all = format!("KCONFIG_ALLCONFIG={}", config.display());
     process::step("kernel options", &mut make(&[&all, "allnoconfig"]))?;
-    obeyed(&tree)?;
+    obeyed(tree)?;
     let jobs = available_parallelism().map_or(1, usize::from);
     let jobs = format!("-j{jobs}");
     process::step("kernel", &mut make(&[&jobs, "bzImage"]))?;
     let release = process::output(&mut make(&["kernelrelease"]))?;
     let (from, to) = (tree.join("arch/x86/boot/bzImage"), folder.join("bzImage"));
     fs::copy(&from, &to).map_err(|error| failed("copy", &from, &error))?;
-    debian::keep(&tree, folder)?;
-    let stamp = folder.join(STAMP);
+    debian::keep(tree, folder)?;
     fs::write(&stamp, format!("{release}\n{CONFIG}"))
-        .map_err(|error| failed("write", &stamp, &error))?;
-    // 2 GB that nobody needs any more.
-    remove(&tree)
+        .map_err(|error| failed("write", &stamp, &error))
 }
 
 /// Gets the newest source.
 fn unpack(cache: &Path, folder: &Path, tree: &Path) -> Outcome {
-    let at = cache.join("apt");
+    let at = cache.join("apt-full");
     // A machine whose archive has no newer suites has its own.
     let apt = Apt::new(&at, Suites::Newer).or_else(|_| Apt::new(&at, Suites::Own))?;
     let names = apt.names("linux-source-")?;
