@@ -37,6 +37,7 @@ mod counts;
 mod departure;
 mod device;
 pub mod digests;
+mod faults;
 mod inject;
 mod inspect;
 mod layout;

@@ -1,6 +1,6 @@
 //! Everything that the guest runs on, shared by its threads.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::barrier::Barrier;
 use super::bus::Bus;
 use super::controller::Controller;
 use super::device::{Device, Driver};
+use super::faults::Faults;
 use super::memory::Ram;
 use super::options::MachineOptions;
 use super::page::{BYTES, Random};
@@ -24,9 +25,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long a resume waits for the vCPUs to be seen running.
 const START_WITHIN: Duration = Duration::from_secs(1);
-
-/// The most faults that are kept with their text.
-const FAULTS_KEPT: usize = 32;
 
 /// The machine that vCPU threads run on.
 pub(super) struct Board {
@@ -242,34 +240,6 @@ impl Timer {
 
 fn elapsed(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What the guest found wrong with what it read.
-#[derive(Debug, Default)]
-pub(super) struct Faults {
-    count: AtomicU64,
-    texts: Mutex<Vec<String>>,
-}
-
-impl Faults {
-    /// One more.
-    pub(super) fn add(&self, text: impl FnOnce() -> String) {
-        if self.count.fetch_add(1, Ordering::Relaxed) < FAULTS_KEPT as u64 {
-            let text = text();
-            tracing::error!(text, "the guest found a fault");
-            self.texts.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-        }
-    }
-
-    /// How many.
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// The first of them.
-    pub(super) fn texts(&self) -> Vec<String> {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// Nanoseconds of the host's monotonic clock, the same for all processes of a host.

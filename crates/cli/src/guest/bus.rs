@@ -23,7 +23,7 @@ use sys::SharedMemory;
 
 pub(super) use map::{Map, Space};
 
-use super::board::Faults;
+use super::faults::Faults;
 
 /// All ones, which is what a bus reads where nobody answers.
 pub(super) const NOBODY: u8 = 0xff;

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use control::pci::{Function, FunctionError, Message};
 use serde::{Deserialize, Serialize};
 
-use super::board::Faults;
+use super::faults::Faults;
 
 /// The most vectors that the guest uses of a device.
 pub(super) const VECTORS: usize = 3;

@@ -8,8 +8,8 @@ use control::{DmaTarget, Transport, TransportError};
 use dirty::IovaRange;
 use vfio_user::DmaHandler;
 
-use super::board::Faults;
 use super::bus::{Map, Space};
+use super::faults::Faults;
 use super::memory::Ram;
 
 /// Carries a device's accesses to where they lead.

@@ -214,9 +214,9 @@ mod tests {
 
     use super::*;
     use crate::guest::accel::{AccelDriver, Stage};
-    use crate::guest::board::Faults;
     use crate::guest::bus::Bus;
     use crate::guest::device::{Driver, ModelDriver};
+    use crate::guest::faults::Faults;
     use crate::guest::layout::Layout;
     use crate::guest::memory::Ram;
     use crate::guest::options::MachineOptions;

@@ -12,10 +12,11 @@ use engine::{Machine, Slot};
 use port::{ConfigSpace, DirtySource, DmaMap, Everything, GuestMemory, Inspect, Vcpus};
 use vfio_user::DmaHandler;
 
-use super::board::{AllVcpus, Board, Faults, Threads};
+use super::board::{AllVcpus, Board, Threads};
 use super::bus::{Bus, Map, Slot as BusSlot};
 use super::changes::{Changes, Idle};
 use super::device::{Device, Kind, Model, ModelDriver};
+use super::faults::Faults;
 use super::inject::{
     DamageDevice, DamageSave, DropUnheard, FlipPage, LatePeer, LetPend, WriteOn,
     forget_bit,
