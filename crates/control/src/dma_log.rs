@@ -181,11 +181,7 @@ impl DmaLog {
     }
 
     fn error(&self, operation: &str, trouble: Trouble) -> SourceError {
-        SourceError {
-            name: self.name.clone(),
-            operation: operation.to_owned(),
-            source: Box::new(trouble),
-        }
+        SourceError::new(&self.name, operation, trouble)
     }
 
     fn try_to_start(

@@ -103,11 +103,7 @@ mod tests {
             self.note("start");
             match self.1 {
                 true => Ok(()),
-                false => Err(SourceError {
-                    name: self.0.to_owned(),
-                    operation: "start".to_owned(),
-                    source: "on purpose".into(),
-                }),
+                false => Err(SourceError::new(self.0, "start", "on purpose")),
             }
         }
 

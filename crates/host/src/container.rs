@@ -237,11 +237,7 @@ impl ContainerLog {
         operation: &str,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> SourceError {
-        SourceError {
-            name: self.name.clone(),
-            operation: operation.to_owned(),
-            source: Box::new(source),
-        }
+        SourceError::new(&self.name, operation, source)
     }
 }
 

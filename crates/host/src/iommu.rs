@@ -150,11 +150,7 @@ impl IommuLog {
     }
 
     fn error(&self, operation: &str, trouble: impl Into<Trouble>) -> SourceError {
-        SourceError {
-            name: self.name.clone(),
-            operation: operation.to_owned(),
-            source: Box::new(trouble.into()),
-        }
+        SourceError::new(&self.name, operation, trouble.into())
     }
 }
 

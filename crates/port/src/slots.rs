@@ -78,11 +78,7 @@ where
         operation: &str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> SourceError {
-        SourceError {
-            name: self.name.clone(),
-            operation: operation.to_owned(),
-            source: source.into(),
-        }
+        SourceError::new(&self.name, operation, source)
     }
 
     /// Whether the slots have all of `range`, together.

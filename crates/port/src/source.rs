@@ -95,6 +95,18 @@ pub struct SourceError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl SourceError {
+    /// An error of the source `name` at `operation`.
+    pub fn new(
+        name: &str,
+        operation: &str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> SourceError {
+        let (name, operation) = (name.to_owned(), operation.to_owned());
+        SourceError { name, operation, source: source.into() }
+    }
+}
+
 /// The source of a device that keeps no record of its writes: whatever it can reach is
 /// dirty each time that somebody asks.
 ///

@@ -222,11 +222,7 @@ fn vmm(label: &str, operation: &str, _lost: bool) -> VmmError {
 }
 
 fn source(label: &str, operation: &str, _lost: bool) -> SourceError {
-    SourceError {
-        name: label.to_owned(),
-        operation: operation.to_owned(),
-        source: Injected::because(INJECTED),
-    }
+    SourceError::new(label, operation, Injected::because(INJECTED))
 }
 
 fn channel(_label: &str, _operation: &str, lost: bool) -> ChannelError {

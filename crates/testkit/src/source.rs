@@ -53,11 +53,7 @@ impl FakeSource {
     }
 
     fn error(&self, operation: &str, why: &'static str) -> SourceError {
-        SourceError {
-            name: self.name.clone(),
-            operation: operation.to_owned(),
-            source: Injected::because(why),
-        }
+        SourceError::new(&self.name, operation, Injected::because(why))
     }
 }
 

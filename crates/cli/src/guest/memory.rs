@@ -203,11 +203,9 @@ impl DirtySource for WriteLog {
             let mut words = [0; REPORT_WORDS];
             let count = range.length().div_ceil(page.bytes()).div_ceil(64) as usize;
             let words = &mut words[..count];
-            self.log().report(range, page, words).map_err(|error| SourceError {
-                name: self.name().to_owned(),
-                operation: "collect".to_owned(),
-                source: error.into(),
-            })?;
+            self.log()
+                .report(range, page, words)
+                .map_err(|error| SourceError::new(self.name(), "collect", error))?;
             if words.iter().any(|word| *word != 0) {
                 found(DirtyReport { range, page, words });
             }

@@ -124,11 +124,7 @@ impl Followed {
         operation: &str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> SourceError {
-        SourceError {
-            name: self.name.clone(),
-            operation: operation.to_owned(),
-            source: source.into(),
-        }
+        SourceError::new(&self.name, operation, source)
     }
 
     /// Asks for every mapping that leads into `range`, one at a time, so that others can

@@ -47,11 +47,7 @@ impl DirtyQuery {
     }
 
     fn error(&self, operation: &str, trouble: NotTold) -> SourceError {
-        SourceError {
-            name: self.name.clone(),
-            operation: operation.to_owned(),
-            source: Box::new(trouble),
-        }
+        SourceError::new(&self.name, operation, trouble)
     }
 }
 

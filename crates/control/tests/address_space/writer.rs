@@ -168,11 +168,7 @@ impl DirtySource for Writer {
         let covered = all || inner.covers.iter().flatten().any(|one| one.covers(asked));
         let there = inner.mapped.get(&asked.start()) == Some(&asked.length());
         if !covered || !there && inner.manner.keeper == Keeper::DeviceWhileMapped {
-            return Err(SourceError {
-                name: "writer log".to_owned(),
-                operation: "collect".to_owned(),
-                source: "not logged".into(),
-            });
+            return Err(SourceError::new("writer log", "collect", "not logged"));
         }
         let (page, words) = (inner.manner.page, inner.take(asked));
         let start = page.floor(asked.start());

@@ -84,11 +84,7 @@ pub(super) fn numbers(at: IovaRange, page: PageSize) -> std::ops::RangeInclusive
 }
 
 fn error(operation: &str) -> SourceError {
-    SourceError {
-        name: "fake".to_owned(),
-        operation: operation.to_owned(),
-        source: "as the test says".into(),
-    }
+    SourceError::new("fake", operation, "as the test says")
 }
 
 impl DirtySource for Fake {
