@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use abi::errno::Errno;
-use control::{AddressSpace, Declared, DmaLog, DmaTarget, LogOf, Transport};
+use control::{AddressSpace, Declared, DmaLog, DmaTarget, Transport};
 use device::{
     Bus, BusError, Description, Identity, Migratable, Region, Runner, Settle, StateArc,
     Work,
@@ -230,7 +230,7 @@ impl Rig {
         let space = AddressSpace::new(declared);
         let device: Arc<dyn Transport> = Arc::new(served.client.clone());
         let log = DmaLog::open(Arc::clone(&device)).unwrap().unwrap();
-        let source = space.attach(device, LogOf::Device(Box::new(log))).unwrap();
+        let source = space.attach(device, Box::new(log)).unwrap();
         let source: Box<dyn DirtySource> = Box::new(source);
         let (bytes, memory) = (vec![0; RAM as usize], ram.clone());
         let copy = Copy { ram: memory, source, bytes, pages: 0, lost: 0 };

@@ -24,7 +24,7 @@
 //!
 //! ```no_run
 //! # use std::sync::Arc;
-//! # use control::{AddressSpace, Declared, DmaTarget, LogOf, Transport};
+//! # use control::{AddressSpace, Declared, DmaTarget, Transport};
 //! # use dirty::IovaRange;
 //! # use port::{DirtySource, Everything, Gpa, Mapping};
 //! # use vfio_migrate_control as control;
@@ -33,7 +33,7 @@
 //! let space = AddressSpace::new(Declared { virtual_iommu: false, peer_to_peer: false });
 //! let log = control::open_any(device.clone())?.dirty_source()?;
 //! let log = log.unwrap_or_else(|| Box::new(Everything::of(device.name())));
-//! let source: Box<dyn DirtySource> = Box::new(space.attach(device, LogOf::Device(log))?);
+//! let source: Box<dyn DirtySource> = Box::new(space.attach(device, log)?);
 //! let low = Mapping { iova: IovaRange::new(0, 0x10_0000)?, gpa: Gpa(0) };
 //! space.map(low, DmaTarget::Memory { memory: ram, offset: 0, writable: true })?;
 //! // Machine { dma: Arc::new(space.clone()), dirty: vec![source, ..], .. }
@@ -50,12 +50,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::errno::Errno;
 use dirty::IovaRange;
-use port::{DirtyReport, DmaMap, Mapping, Mappings};
+use port::{DirtyReport, DirtySource, DmaMap, Mapping, Mappings, Space};
 use sys::SharedMemory;
 use thiserror::Error;
 
+pub use self::log::Followed;
 use self::log::Log;
-pub use self::log::{Followed, LogOf};
 use crate::transport::{DmaTarget, Transport, TransportError};
 
 /// Where devices find memory. Clones are the same.
@@ -100,6 +100,13 @@ enum Target {
     Messages { writable: bool },
 }
 
+/// What devices do to memory while that is taken from them.
+#[derive(Clone, Copy)]
+enum Writes {
+    MayGoOn,
+    Ended,
+}
+
 struct Device {
     name: String,
     transport: Option<Arc<dyn Transport>>,
@@ -129,13 +136,14 @@ impl AddressSpace {
     /// writes for the engine, in guest-physical addresses.
     ///
     /// # Errors
-    /// [`SpaceError::Log`], and [`SpaceError::Device`], after which it reaches nothing.
+    /// [`SpaceError::Log`], and [`SpaceError::Device`], after which it reaches nothing; but
+    /// what it does not let go of again, which is logged.
     pub fn attach(
         &self,
         transport: Arc<dyn Transport>,
-        log: LogOf,
+        log: Box<dyn DirtySource>,
     ) -> Result<Followed, SpaceError> {
-        let log = log.checked()?;
+        by_device_addresses(&*log)?;
         let state = &mut *lock(&self.state);
         for (n, entry) in state.mapped.values().enumerate() {
             let Err(source) = transport.dma_map(entry.mapping.iova, entry.target.lent())
@@ -153,14 +161,17 @@ impl AddressSpace {
     }
 
     /// Adds the log of a device that another one maps for: several in one container of
-    /// the kernel. Where it is [`LogOf::Mappings`], all of a mapping is dirty when that
-    /// goes: the other one's unmapping takes the bits with it.
+    /// the kernel. Where it [goes with mappings](DirtySource::goes_with_mappings), all of
+    /// one is dirty when that goes: the other one's unmapping takes the bits with it.
     ///
     /// # Errors
     /// [`SpaceError::Log`].
-    pub fn attach_beside(&self, log: LogOf) -> Result<Followed, SpaceError> {
-        let log = log.checked()?;
-        let name = log.source().name().to_owned();
+    pub fn attach_beside(
+        &self,
+        log: Box<dyn DirtySource>,
+    ) -> Result<Followed, SpaceError> {
+        by_device_addresses(&*log)?;
+        let name = log.name().to_owned();
         Ok(self.add(&mut lock(&self.state), name, None, log))
     }
 
@@ -169,16 +180,17 @@ impl AddressSpace {
         state: &mut State,
         name: String,
         transport: Option<Arc<dyn Transport>>,
-        log: LogOf,
+        log: Box<dyn DirtySource>,
     ) -> Followed {
-        let called = log.source().name().to_owned();
+        let called = log.name().to_owned();
         let log = Arc::new(Mutex::new(Log { source: log, on: None }));
         state.devices.push(Device { name, transport, log: Arc::clone(&log) });
         Followed { name: called, space: Arc::clone(&self.state), log }
     }
 
-    /// Lets all devices reach memory. A log that was started without it will say so, and
-    /// the engine starts it anew.
+    /// Lets all devices reach memory, but those that are gone; while some reach it by what
+    /// others map, one that is gone refuses, since it may be the one that maps. A log that
+    /// was started without it will say so, and the engine starts it anew.
     ///
     /// # Errors
     /// [`SpaceError::Overlaps`]; [`SpaceError::Device`], after which none reaches it. Where
@@ -192,45 +204,80 @@ impl AddressSpace {
         {
             return Err(SpaceError::Overlaps { range, with: other.mapping.iova });
         }
-        let refused = state.devices.iter().enumerate().find_map(|(n, device)| {
-            let error = device.transport.as_ref()?.dma_map(range, target).err()?;
-            Some((n, error))
-        });
-        let mut entry = Entry { mapping, target: Target::of(target), gone: Vec::new() };
-        if let Some((n, source)) = refused {
-            let reach = n + usize::from(unclear(&source));
-            for (n, device) in state.devices.iter().enumerate() {
-                let reached = n < reach || device.transport.is_none();
-                // No log was started on it, and it was there for a moment.
-                if reached && entry.target.writable() {
-                    lock(&device.log).on.iter_mut().for_each(|on| on.lose(mapping));
-                }
-                let Some(transport) = &device.transport else { continue };
-                if !reached || undo(&**transport, range) {
-                    entry.gone.push(n);
-                }
-            }
-            let with = state.devices.iter().filter(|device| device.transport.is_some());
-            if entry.gone.len() < with.count() {
-                state.mapped.insert(range.start(), entry);
-                state.changed();
-            }
-            let device = state.devices[n].name.clone();
-            return Err(SpaceError::Device { device, source });
-        }
+        // Known before a device has it, which may write by messages at once.
+        let entry = Entry { mapping, target: Target::of(target), gone: Vec::new() };
+        let (writable, mut gone) = (entry.target.writable(), Vec::new());
         state.mapped.insert(range.start(), entry);
         state.changed();
-        Ok(())
+        let beside = state.devices.iter().any(|device| device.transport.is_none());
+        let refused = state.devices.iter().enumerate().find_map(|(n, device)| {
+            match device.transport.as_ref()?.dma_map(range, target) {
+                Ok(()) => None,
+                // It reaches nothing any more, and keeps nothing from the others, unless
+                // it is the one by which they reach it.
+                Err(TransportError::Gone { .. }) if !beside => {
+                    gone.push(n);
+                    None
+                }
+                Err(error) => Some((n, error)),
+            }
+        });
+        if let Some((refused, error)) = &refused {
+            let reach = refused + usize::from(unclear(error));
+            for (n, device) in state.devices.iter().enumerate() {
+                let Some(transport) = &device.transport else { continue };
+                if !gone.contains(&n) && (n >= reach || undo(&**transport, range)) {
+                    gone.push(n);
+                }
+            }
+            // No log was started on it, and it was there for a moment, which is over.
+            for (n, device) in state.devices.iter().enumerate() {
+                if writable && (n < reach || device.transport.is_none()) {
+                    lock(&device.log).on.iter().for_each(|on| on.mark(mapping));
+                }
+            }
+        }
+        let with = state.devices.iter().filter(|device| device.transport.is_some());
+        if refused.is_some() && gone.len() == with.count() {
+            state.mapped.remove(&range.start());
+            state.changed();
+        } else if let Some(entry) = state.mapped.get_mut(&range.start()) {
+            entry.gone = gone;
+        }
+        let Some((n, source)) = refused else { return Ok(()) };
+        let device = state.devices[n].name.clone();
+        Err(SpaceError::Device { device, source })
     }
 
-    /// Takes a mapping away from all devices. While their writes are tracked, what they
-    /// wrote through it stays known: the log of each is asked for it last. Where one does
-    /// not answer, the engine gets to know that all of it is dirty.
+    /// Takes a mapping away from all devices, which may write to the last. While their
+    /// writes are tracked, what they wrote through it stays known: the log of each is
+    /// asked for it last. All of the mapping is dirty where a log cannot tell until that
+    /// moment (iommufd).
+    ///
+    /// A log that does not answer is an error like any other of a source: the engine
+    /// counts it, takes all that the source covers for dirty once, not only the mapping,
+    /// and starts it anew.
     ///
     /// # Errors
-    /// [`SpaceError::NotMapped`]; [`SpaceError::Device`] where one refuses: it may still
-    /// write there, and the mapping stays, until this is asked again.
+    /// [`SpaceError::NotMapped`]; [`SpaceError::Device`] where one refuses, or does not
+    /// answer in time: it may still write there, and the mapping stays, until this is
+    /// asked again. One that is gone is taken to have let go.
     pub fn unmap(&self, range: IovaRange) -> Result<(), SpaceError> {
+        self.take_away(range, Writes::MayGoOn)
+    }
+
+    /// As [`AddressSpace::unmap`], where the VMM knows that no device writes there any
+    /// more: its driver has let go of that memory, or the devices stand still. Every log
+    /// tells exactly what was written then, but those [beside](AddressSpace::attach_beside)
+    /// whose bits went with the mapping.
+    ///
+    /// # Errors
+    /// See [`AddressSpace::unmap`].
+    pub fn unmap_quiesced(&self, range: IovaRange) -> Result<(), SpaceError> {
+        self.take_away(range, Writes::Ended)
+    }
+
+    fn take_away(&self, range: IovaRange, writes: Writes) -> Result<(), SpaceError> {
         let state = &mut *lock(&self.state);
         let State { mapped, table, devices, .. } = state;
         let Some(entry) = mapped.get_mut(&range.start()) else {
@@ -245,7 +292,7 @@ impl AddressSpace {
                 continue;
             }
             let writable = entry.target.writable().then_some(&*table);
-            device.unmap(entry.mapping, writable)?;
+            device.unmap(entry.mapping, writable, writes)?;
             entry.gone.push(n);
         }
         if entry.target.writable() {
@@ -324,16 +371,21 @@ impl Device {
         &self,
         mapping: Mapping,
         writable: Option<&Mappings>,
+        writes: Writes,
     ) -> Result<(), SpaceError> {
         let Some(transport) = &self.transport else { return Ok(()) };
         let range = mapping.iova;
         let log = &mut *lock(&self.log);
-        if let (LogOf::Mappings { page, .. }, Some(on), Some(table)) =
-            (&log.source, &mut log.on, writable)
+        if let (Some(page), Some(on), Some(table)) =
+            (log.source.goes_with_mappings(), &mut log.on, writable)
         {
-            match transport.dma_unmap_dirty(range, *page) {
+            let told = match writes {
+                Writes::MayGoOn => transport.dma_unmap_dirty(range, page),
+                Writes::Ended => transport.dma_unmap_quiesced(range, page),
+            };
+            match told {
                 Ok(words) if !words.is_empty() => {
-                    let report = DirtyReport { range, page: *page, words: &words };
+                    let report = DirtyReport { range, page, words: &words };
                     table.merge(report, &on.dirty);
                     return Ok(());
                 }
@@ -346,6 +398,11 @@ impl Device {
                 Err(error) => {
                     tracing::warn!(device = self.name, %range, %error, "bits lost");
                     on.lose(mapping);
+                    // It was given up with that, and says that it is gone from now on.
+                    if matches!(error, TransportError::TimedOut { .. }) {
+                        let device = self.name.clone();
+                        return Err(SpaceError::Device { device, source: error });
+                    }
                 }
             }
         }
@@ -359,16 +416,22 @@ impl Device {
         if log.on.is_none() {
             return;
         }
-        let lost = match &log.source {
-            LogOf::Device(_) => log.ask(mapping, table),
-            // The bits of one that goes with the mapping are here already, or went with
-            // what another device had.
-            LogOf::Mappings { .. } if self.transport.is_some() => return,
-            LogOf::Mappings { .. } => mapping.guest().into_iter().collect(),
-        };
-        let on = &mut log.on;
-        lost.into_iter()
-            .for_each(|lost| on.iter_mut().for_each(|on| on.lose_guest(lost)));
+        if log.source.goes_with_mappings().is_none() {
+            let lost = log.ask(mapping, table);
+            let on = &mut log.on;
+            lost.into_iter()
+                .for_each(|lost| on.iter_mut().for_each(|on| on.lose_guest(lost)));
+        } else if self.transport.is_none() {
+            // The bits went with what another device had.
+            log.on.iter().for_each(|on| on.mark(mapping));
+        }
+    }
+}
+
+fn by_device_addresses(log: &dyn DirtySource) -> Result<(), SpaceError> {
+    match log.space() {
+        Space::Iova => Ok(()),
+        Space::GuestPhysical => Err(SpaceError::Log { log: log.name().to_owned() }),
     }
 }
 

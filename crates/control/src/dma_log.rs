@@ -209,7 +209,10 @@ impl DmaLog {
             logged = outward(page)?;
         }
         let mappings = outward(page)?;
-        let Some(first) = logged.first() else { return Err(Trouble::NoRange) };
+        // A part of a mapping, where any has more than a page: whoever reports that is never
+        // asked again for what it forgot with a report that failed.
+        let larger = mappings.iter().find(|mapping| mapping.length() > page.bytes());
+        let Some(first) = larger.or(logged.first()) else { return Err(Trouble::NoRange) };
         // Kernels without IOMMUFD offer the log, start it, and fail every report.
         let tried = IovaRange::new(first.start(), page.bytes().min(first.length()))
             .map_err(|_| Trouble::PastTheEnd)?;
@@ -240,25 +243,16 @@ impl DmaLog {
         {
             found(DirtyReport { range, page, words: &words });
         }
-        let refusal = if active.whole {
-            Trouble::Part
-        } else {
-            match self.report_pieces(pages, page, found) {
-                // What it has told already stays told.
-                Err(trouble) if trouble.refuses_a_part() => trouble,
-                done => return done,
-            }
-        };
+        if !active.whole {
+            return self.report_pieces(pages, page, found);
+        }
         // What a report tells is forgotten there, so nothing may be in it that was not
         // asked for.
-        if !self.active.as_ref().is_some_and(|active| active.mappings.contains(&pages)) {
-            return Err(refusal);
+        if !active.mappings.contains(&pages) {
+            return Err(Trouble::Part);
         }
         let words = self.report_whole(pages, page)?;
         found(DirtyReport { range: pages, page, words });
-        if let Some(active) = &mut self.active {
-            active.whole = true;
-        }
         Ok(())
     }
 
@@ -327,6 +321,10 @@ impl DirtySource for DmaLog {
 
     fn space(&self) -> Space {
         Space::Iova
+    }
+
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
     }
 
     fn start(&mut self, ranges: &[IovaRange], page: PageSize) -> Result<(), SourceError> {

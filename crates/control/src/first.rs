@@ -10,6 +10,8 @@ pub(crate) struct FirstThatStarts {
     sources: Vec<Box<dyn DirtySource>>,
     /// The one that was started last, or the first.
     chosen: usize,
+    /// How many were tried since the last stop.
+    tried: usize,
 }
 
 impl FirstThatStarts {
@@ -20,7 +22,7 @@ impl FirstThatStarts {
         let mut sources: Vec<Box<dyn DirtySource>> = sources.into_iter().collect();
         match sources.len() {
             0 | 1 => sources.pop(),
-            _ => Some(Box::new(FirstThatStarts { sources, chosen: 0 })),
+            _ => Some(Box::new(FirstThatStarts { sources, chosen: 0, tried: 0 })),
         }
     }
 
@@ -38,9 +40,14 @@ impl DirtySource for FirstThatStarts {
         self.sources[self.chosen].space()
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        self.sources[self.chosen].goes_with_mappings()
+    }
+
     fn start(&mut self, ranges: &[IovaRange], page: PageSize) -> Result<(), SourceError> {
         let mut first = None;
         for (number, source) in self.sources.iter_mut().enumerate() {
+            self.tried = self.tried.max(number + 1);
             match source.start(ranges, page) {
                 Ok(()) => {
                     self.chosen = number;
@@ -69,8 +76,14 @@ impl DirtySource for FirstThatStarts {
         self.chosen().collect(range, found)
     }
 
+    /// Those that did not start too, since each knows best what it began; and none that
+    /// was not tried, which somebody else may use.
     fn stop(&mut self) -> Result<(), SourceError> {
-        self.chosen().stop()
+        let mut stopped = Ok(());
+        for source in &mut self.sources[..std::mem::take(&mut self.tried)] {
+            stopped = stopped.and(source.stop());
+        }
+        stopped
     }
 }
 
@@ -93,6 +106,10 @@ mod tests {
     impl DirtySource for Source {
         fn name(&self) -> &str {
             self.0
+        }
+
+        fn goes_with_mappings(&self) -> Option<PageSize> {
+            (self.0 == "container").then_some(PageSize::FOUR_K)
         }
 
         fn space(&self) -> Space {
@@ -144,8 +161,23 @@ mod tests {
     fn a_log_that_never_reports_is_not_the_end_while_somebody_else_counts() {
         let (started, calls) = used(false, true);
         assert_eq!(started, Ok(()));
-        let container = ["container start", "container collect", "container stop"];
-        assert_eq!(calls, [&["log start"], &container[..]].concat());
+        let container = ["log start", "container start", "container collect"];
+        // The log may be on all the same, and nobody else would end it.
+        assert_eq!(calls, [&container[..], &["log stop", "container stop"]].concat());
+    }
+
+    #[test]
+    fn what_a_container_counted_is_asked_for_when_its_mapping_is_gone() {
+        let range = IovaRange::new(0, 4096).unwrap();
+        for (log, goes) in [(true, None), (false, Some(PageSize::FOUR_K))] {
+            let source = |name, starts| {
+                Box::new(Source(name, starts, Calls::default())) as Box<dyn DirtySource>
+            };
+            let both = [source("log", log), source("container", true)];
+            let mut one = FirstThatStarts::of(both).unwrap();
+            one.start(&[range], PageSize::FOUR_K).unwrap();
+            assert_eq!(one.goes_with_mappings(), goes);
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ mod session;
 mod transport;
 mod v1;
 
-pub use address_space::{AddressSpace, Declared, Followed, LogOf, SpaceError};
+pub use address_space::{AddressSpace, Declared, Followed, SpaceError};
 pub use any::{AnyDevice, open_any};
 pub use device::{V2Device, Withheld};
 pub use dma_log::DmaLog;

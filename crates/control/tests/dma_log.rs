@@ -206,6 +206,34 @@ fn a_report_that_is_not_what_was_asked_for_means_that_all_is_dirty() {
     assert!(why(&collect(&mut log, all).unwrap_err()).contains("EIO"));
 }
 
+/// The device has forgotten what it would have told, and it does report parts.
+#[test]
+fn a_report_that_failed_is_asked_for_again_and_believed() {
+    let clean = |of: IovaRange| {
+        let words = of.length().div_ceil(0x1000).div_ceil(64) as usize;
+        let mut answer = [of.start(), of.length(), 4096].as_bytes().to_vec();
+        answer.resize(24 + words * 8, 0);
+        Ok(answer)
+    };
+    let (page, rest) = (range(0, 0x1000), range(0x10_0000, 200 * 0x1000));
+    let first = range(0x10_0000, 64 * 0x1000);
+    for errno in [Errno::EIO, Errno::EINVAL, Errno::EOPNOTSUPP] {
+        // All of a mapping at once; and the rest of one, a part of which was told.
+        for (most, asked, answers) in [
+            (usize::MAX, page, vec![Err(errno), clean(page)]),
+            (usize::MAX, rest, vec![Err(errno), clean(rest)]),
+            (8, rest, vec![clean(first), Err(errno), clean(rest)]),
+            (8, rest, vec![Err(errno), clean(rest)]),
+        ] {
+            let (transport, log) = log();
+            let mut log = log.with_most_bytes(most);
+            log.start(&[page, rest], PageSize::FOUR_K).unwrap();
+            transport.script().gets.insert(REPORT, answers.into());
+            collect(&mut log, asked).unwrap_err();
+        }
+    }
+}
+
 #[test]
 fn nothing_is_collected_where_nothing_is_logged() {
     let (_transport, mut log) = log();

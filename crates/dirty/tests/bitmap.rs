@@ -117,7 +117,7 @@ impl Model {
 
 /// Without files of past failures: what fails becomes a test with a name.
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
 #[derive(Clone, Debug)]
@@ -305,7 +305,7 @@ fn long(words: usize, bits: &[usize], full: &[(usize, usize)]) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..config() })]
+    #![proptest_config(ProptestConfig { cases: config().cases.div_ceil(4), ..config() })]
 
     /// What is merged in from anywhere is drained in pieces, and nothing else is.
     #[test]

@@ -52,7 +52,7 @@ fn a_number_that_is_no_page_size_is_refused() {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 512, failure_persistence: None, ..ProptestConfig::default()
+        failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]

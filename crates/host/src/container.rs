@@ -255,6 +255,10 @@ impl DirtySource for ContainerLog {
         Addresses::Iova
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        Some(self.tracking.page)
+    }
+
     fn start(&mut self, _: &[IovaRange], _: PageSize) -> Result<(), SourceError> {
         // All that is mapped, by pages of its own choice.
         self.container.start().map_err(|error| self.error("start", error))

@@ -172,6 +172,11 @@ impl DirtySource for IommuLog {
         Addresses::Iova
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        // Of those that it takes for any mapping.
+        Some(PageSize::FOUR_K)
+    }
+
     fn start(&mut self, _: &[IovaRange], page: PageSize) -> Result<(), SourceError> {
         // All that is mapped, and will be. What was noted before is forgotten.
         self.page = None;

@@ -118,7 +118,13 @@ where
         Space::GuestPhysical
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
+    }
+
     fn start(&mut self, ranges: &[IovaRange], _: PageSize) -> Result<(), SourceError> {
+        // A start that fails half-way ends the record that there was.
+        self.on = false;
         if !ranges.iter().all(|range| self.covers(*range)) {
             return Err(self.error("start", "guest RAM lies outside of its slots"));
         }
@@ -249,6 +255,27 @@ mod tests {
         let mut log = SlotLog::new("vCPUs", PAGE, slots(), record, take);
         assert!(log.start(&[range(0, 0x8000)], PAGE).is_err());
         assert_eq!(*on.lock().unwrap(), [false; 2]);
+        assert!(log.collect(range(0, 0x1000), &mut |_| {}).is_err());
+    }
+
+    #[test]
+    fn slots_that_a_second_start_switched_off_are_asked_as_if_they_recorded() {
+        let full = Arc::new(Mutex::new(false));
+        let known = Arc::clone(&full);
+        let record = move |slot: u32, record: bool| match record
+            && slot == 1
+            && *known.lock().unwrap()
+        {
+            true => Err("no memory for its bitmap"),
+            false => Ok(()),
+        };
+        // What does not record has no page to tell.
+        let take = |_: u32, _: u64| Ok::<_, String>(vec![0]);
+        let mut log = SlotLog::new("vCPUs", PAGE, slots(), record, take);
+        log.start(&[range(0, 0x8000)], PAGE).unwrap();
+        log.collect(range(0, 0x1000), &mut |_| {}).unwrap();
+        *full.lock().unwrap() = true;
+        assert!(log.start(&[range(0, 0x8000)], PAGE).is_err());
         assert!(log.collect(range(0, 0x1000), &mut |_| {}).is_err());
     }
 }

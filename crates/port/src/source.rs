@@ -28,6 +28,13 @@ pub trait DirtySource: Send {
     /// The addresses it speaks in.
     fn space(&self) -> Space;
 
+    /// What one bit stands for, where the bits of a mapping go with the mapping (type1,
+    /// iommufd), so that whoever unmaps has to ask for them with it. `None` for one that
+    /// still tells of addresses when nothing is mapped there any more, and for one that
+    /// speaks of guest memory. It may change by a start. No default: a log that is asked
+    /// too late tells nothing, and nobody would notice.
+    fn goes_with_mappings(&self) -> Option<PageSize>;
+
     /// Starts to record writes to `ranges`, ideally by pages of `page`.
     ///
     /// # Errors
@@ -131,6 +138,10 @@ impl DirtySource for Everything {
 
     fn space(&self) -> Space {
         Space::Iova
+    }
+
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
     }
 
     fn start(&mut self, _: &[IovaRange], _: PageSize) -> Result<(), SourceError> {

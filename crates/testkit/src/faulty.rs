@@ -303,6 +303,10 @@ impl<T: DirtySource + ?Sized> DirtySource for Faulty<T> {
         self.inner.space()
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        self.inner.goes_with_mappings()
+    }
+
     fn start(&mut self, ranges: &[IovaRange], page: PageSize) -> Result<(), SourceError> {
         self.around("start", source, |inner| inner.start(ranges, page))
     }
@@ -567,5 +571,45 @@ mod tests {
         assert!(device.state().unwrap_err().fault.is_lost());
         device.reset().unwrap();
         assert_eq!(device.state().unwrap(), State::Running);
+    }
+
+    /// The bits of a container go with its mappings.
+    struct Container;
+
+    impl DirtySource for Container {
+        fn name(&self) -> &str {
+            "container"
+        }
+
+        fn space(&self) -> Space {
+            Space::Iova
+        }
+
+        fn goes_with_mappings(&self) -> Option<PageSize> {
+            Some(PageSize::FOUR_K)
+        }
+
+        fn start(&mut self, _: &[IovaRange], _: PageSize) -> Result<(), SourceError> {
+            Ok(())
+        }
+
+        fn collect(
+            &mut self,
+            _: IovaRange,
+            _: &mut dyn FnMut(DirtyReport<'_>),
+        ) -> Result<(), SourceError> {
+            Ok(())
+        }
+
+        fn stop(&mut self) -> Result<(), SourceError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_asks_a_wrapped_log_for_the_bits_that_go_with_a_mapping() {
+        let log = Box::new(Container) as Box<dyn DirtySource>;
+        let log = Faulty::new("log", &Breaker::never(), log);
+        assert_eq!(log.goes_with_mappings(), Some(PageSize::FOUR_K));
     }
 }

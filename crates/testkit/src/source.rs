@@ -115,6 +115,10 @@ impl DirtySource for FakeSource {
         self.space
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
+    }
+
     fn start(
         &mut self,
         ranges: &[IovaRange],

@@ -167,6 +167,10 @@ impl DirtySource for ForgetBit {
         self.inner.space()
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        self.inner.goes_with_mappings()
+    }
+
     fn start(&mut self, ranges: &[IovaRange], page: PageSize) -> Result<(), SourceError> {
         self.inner.start(ranges, page)
     }

@@ -187,6 +187,10 @@ impl DirtySource for WriteLog {
         Space::GuestPhysical
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
+    }
+
     fn start(&mut self, _: &[IovaRange], _: PageSize) -> Result<(), SourceError> {
         // What came before the start is nobody's: whoever starts takes all for dirty.
         let _before = self.log().drain();

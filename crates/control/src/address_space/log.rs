@@ -5,27 +5,12 @@ use std::sync::{Arc, Mutex};
 use dirty::{Bitmap, IovaRange, PageSize};
 use port::{DirtyReport, DirtySource, Mapping, Mappings, SourceError, Space};
 
-use super::{SpaceError, State, lock};
-
-/// Who keeps the log of a device's writes, by device addresses.
-pub enum LogOf {
-    /// The device, which still tells of addresses when nothing is mapped there any more
-    /// ([`DmaLog`](crate::DmaLog)); or nobody ([`Everything`](port::Everything)).
-    Device(Box<dyn DirtySource>),
-    /// What maps for it (type1, iommufd): the bits of a mapping go with it, and
-    /// [`Transport::dma_unmap_dirty`](crate::Transport::dma_unmap_dirty) tells them last,
-    /// in pages of `page`.
-    Mappings {
-        /// The log.
-        source: Box<dyn DirtySource>,
-        /// What one bit of it stands for.
-        page: PageSize,
-    },
-}
+use super::{State, lock};
 
 /// The log of a device, and what it told.
 pub(super) struct Log {
-    pub(super) source: LogOf,
+    /// In device addresses.
+    pub(super) source: Box<dyn DirtySource>,
     /// While it records.
     pub(super) on: Option<On>,
 }
@@ -40,42 +25,12 @@ pub(super) struct On {
 /// More than anybody unmaps without the engine asking: beyond that everything is lost.
 const MOST_LOST: usize = 1024;
 
-impl LogOf {
-    pub(super) fn checked(self) -> Result<LogOf, SpaceError> {
-        match self.source().space() {
-            Space::Iova => Ok(self),
-            Space::GuestPhysical => {
-                Err(SpaceError::Log { log: self.source().name().to_owned() })
-            }
-        }
-    }
-
-    pub(super) fn source(&self) -> &dyn DirtySource {
-        match self {
-            LogOf::Device(source) | LogOf::Mappings { source, .. } => &**source,
-        }
-    }
-
-    fn source_mut(&mut self) -> &mut dyn DirtySource {
-        match self {
-            LogOf::Device(source) | LogOf::Mappings { source, .. } => &mut **source,
-        }
-    }
-}
-
-impl std::fmt::Debug for LogOf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("LogOf").field(&self.source().name()).finish()
-    }
-}
-
 impl Log {
     /// Takes in what it tells of a mapping; returns the guest memory of which it does not
     /// tell.
     pub(super) fn ask(&mut self, mapping: Mapping, table: &Mappings) -> Vec<IovaRange> {
         let Log { source, on: Some(on) } = self else { return Vec::new() };
         let mut lost = Vec::new();
-        let source = source.source_mut();
         let asked = source.collect(mapping.iova, &mut |report| {
             // More than the mapping, where pages are larger than that.
             table.merge(report, &on.dirty);
@@ -95,6 +50,13 @@ impl Log {
 }
 
 impl On {
+    /// What was written through a mapping is all of it, as far as anybody knows.
+    pub(super) fn mark(&self, mapping: Mapping) {
+        let guest = mapping.guest();
+        guest.into_iter().for_each(|guest| self.dirty.iter().for_each(|d| d.mark(guest)));
+    }
+
+    /// Its log failed, which the engine has to know.
     pub(super) fn lose(&mut self, mapping: Mapping) {
         mapping.guest().into_iter().for_each(|guest| self.lose_guest(guest));
     }
@@ -160,6 +122,10 @@ impl DirtySource for Followed {
         Space::GuestPhysical
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
+    }
+
     fn start(&mut self, ranges: &[IovaRange], page: PageSize) -> Result<(), SourceError> {
         let dirty: Result<Vec<Bitmap>, _> =
             ranges.iter().map(|range| Bitmap::new(*range, page)).collect();
@@ -172,7 +138,7 @@ impl DirtySource for Followed {
         // Without a mapping there is nothing to log, and logs do not take that. The first
         // one is not covered then, and so is dirty.
         if !mapped.is_empty() {
-            log.source.source_mut().start(&mapped, page)?;
+            log.source.start(&mapped, page)?;
         }
         log.on = Some(On { dirty, lost: Vec::new() });
         Ok(())
@@ -195,6 +161,11 @@ impl DirtySource for Followed {
         for dirty in on.dirty.iter().filter(|dirty| !dirty.is_empty()) {
             let Some(asked) = dirty.range().intersection(range) else { continue };
             let page = dirty.page_size();
+            // From the begin of a page on, so that none is cut by two reports, which would
+            // never forget it, and each bit is one page.
+            let start = page.floor(asked.start());
+            let asked = IovaRange::new(start, asked.end() - start)
+                .map_err(|error| self.error(OPERATION, error))?;
             for range in asked.pieces((WORDS as u64 * 64).saturating_mul(page.bytes())) {
                 let pages = range.length().div_ceil(page.bytes());
                 let words = &mut words[..pages.div_ceil(64) as usize];
@@ -215,6 +186,6 @@ impl DirtySource for Followed {
     fn stop(&mut self) -> Result<(), SourceError> {
         let log = &mut *lock(&self.log);
         log.on = None;
-        log.source.source_mut().stop()
+        log.source.stop()
     }
 }

@@ -74,6 +74,10 @@ impl DirtySource for DirtyQuery {
     }
 
     /// The device logs by itself, from pre-copy on.
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
+    }
+
     fn start(&mut self, ranges: &[IovaRange], _: PageSize) -> Result<(), SourceError> {
         if ranges.is_empty() {
             return Err(self.error("start", NotTold::NoRange));

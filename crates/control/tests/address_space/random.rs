@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use abi::errno::Errno;
 use dirty::{Bitmap, IovaRange, PageSize};
 use port::{DirtyReport, DirtySource, DmaMap, Mapping};
 use proptest::collection::vec;
@@ -14,14 +15,34 @@ use proptest::test_runner::TestCaseError;
 use vfio_migrate_control::{AddressSpace, Followed};
 
 use super::writer::{Keeper, Writer};
-use super::{FOUR_K, MEMORY, mapping, range, space};
+use super::{MEMORY, mapping, range, space};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { device: Index, mapping: Index, at: u64, length: u64, late: bool },
-    Map { place: u64, gpa: u64, length: u64 },
-    Unmap(Index),
+    Write {
+        device: Index,
+        mapping: Index,
+        at: u64,
+        length: u64,
+        late: bool,
+    },
+    Map {
+        place: u64,
+        gpa: u64,
+        length: u64,
+    },
+    /// Where nobody writes any more, as the VMM says, or not.
+    Unmap(Index, bool),
+    /// A device refuses the next call of a kind.
+    Refuse(Index, Call),
     Collect,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Map,
+    Unmap,
+    UnmapWithBits,
 }
 
 const GRAIN: u64 = 512;
@@ -40,7 +61,12 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => map.prop_map(|(place, gpa, length)| {
             Step::Map { place, gpa: 0x4000 + gpa * GRAIN * 9, length: length * GRAIN }
         }),
-        3 => any::<Index>().prop_map(Step::Unmap),
+        3 => (any::<Index>(), any::<bool>()).prop_map(|(at, quiesced)| {
+            Step::Unmap(at, quiesced)
+        }),
+        1 => (any::<Index>(), prop_oneof![
+            Just(Call::Map), Just(Call::Unmap), Just(Call::UnmapWithBits),
+        ]).prop_map(|(device, call)| Step::Refuse(device, call)),
         3 => Just(Step::Collect),
     ]
 }
@@ -50,6 +76,8 @@ struct World {
     devices: Vec<Writer>,
     sources: Vec<Followed>,
     mapped: Vec<Mapping>,
+    /// In which the guest's pages are counted.
+    page: PageSize,
     /// Bytes that were written, by guest-physical addresses, and not found yet.
     written: Vec<(usize, IovaRange)>,
     /// What each log saw since it was asked, by device addresses.
@@ -84,6 +112,18 @@ impl World {
 
     fn collect(&mut self, regions: &[IovaRange]) -> Result<(), TestCaseError> {
         self.may_be_told();
+        for mapping in self.mapped.clone() {
+            // One that lost it already cannot tell of it.
+            for (n, device) in self.devices.iter().enumerate() {
+                let inner = device.inner();
+                if inner.manner.keeper != Keeper::Device && !inner.has(mapping.iova) {
+                    self.loses.insert(n);
+                }
+            }
+            // Nor one that was started before.
+            self.unknown(mapping);
+        }
+        let page = self.page;
         // What nobody asks for may come later.
         let mapped = &self.mapped;
         self.seen.retain(|(_, block)| !mapped.iter().any(|m| m.iova.overlaps(*block)));
@@ -92,7 +132,7 @@ impl World {
         let written = std::mem::take(&mut self.written);
         for (n, source) in self.sources.iter_mut().enumerate() {
             let found: Vec<Bitmap> =
-                regions.iter().map(|r| Bitmap::new(*r, FOUR_K).unwrap()).collect();
+                regions.iter().map(|r| Bitmap::new(*r, page).unwrap()).collect();
             let mut lost = Vec::new();
             for region in regions {
                 let asked = source.collect(*region, &mut |report| {
@@ -120,7 +160,8 @@ impl World {
                 }
             }
             if lost.is_empty() {
-                for page in runs.iter().flat_map(|run| run.pieces(4096)) {
+                let whole = runs.iter().map(|run| run.align_out(page).unwrap());
+                for page in whole.flat_map(|run| run.pieces(page.bytes())) {
                     let by = |may: &IovaRange| may.overlaps(page);
                     prop_assert!(may.iter().any(by), "made up {page}");
                 }
@@ -129,7 +170,7 @@ impl World {
                 prop_assert!(expected, "lost {lost:?} for nothing");
                 // As the engine does, which takes everything for dirty.
                 source.stop().unwrap();
-                source.start(regions, FOUR_K).unwrap();
+                source.start(regions, page).unwrap();
                 self.seen.retain(|(device, _)| *device != n);
             }
         }
@@ -144,6 +185,9 @@ impl World {
                 }
                 let mapping = *mapping.get(&self.mapped);
                 let n = device.index(self.devices.len());
+                if !self.devices[n].inner().has(mapping.iova) {
+                    return Ok(());
+                }
                 let start = mapping.iova.start() + at % mapping.iova.length();
                 let most = (mapping.iova.end() - start).min(0x3000);
                 let written = range(start, 1 + length % most);
@@ -162,33 +206,30 @@ impl World {
                 if self.mapped.iter().any(|one| one.iova.overlaps(mapping.iova)) {
                     return Ok(());
                 }
-                self.space.map(mapping, MEMORY).unwrap();
-                self.mapped.push(mapping);
+                let made = self.space.map(mapping, MEMORY);
                 self.devices.iter().for_each(|device| device.inner().late = None);
-                self.unknown(mapping);
+                if made.is_err() {
+                    // Some had it for a moment.
+                    self.may.push(range(mapping.gpa.0, mapping.iova.length()));
+                }
+                // Some may keep it, too.
+                if made.is_ok() || self.space.mappings().has(&mapping) {
+                    self.mapped.push(mapping);
+                }
             }
-            Step::Unmap(index) => {
+            Step::Unmap(index, quiesced) => {
                 if self.mapped.is_empty() {
                     return Ok(());
                 }
-                let mapping = *index.get(&self.mapped);
-                let late: Vec<(usize, IovaRange)> = (self.devices.iter().enumerate())
-                    .filter_map(|(n, device)| Some((n, device.inner().late?)))
-                    .filter(|(_, late)| mapping.iova.covers(*late))
-                    .collect();
-                for (n, late) in late {
-                    self.written.push((n, Self::through(&mapping, late).unwrap()));
-                    self.saw(n, late);
+                self.unmap(*index.get(&self.mapped), quiesced);
+            }
+            Step::Refuse(device, call) => {
+                let mut inner = device.get(&self.devices).inner();
+                match call {
+                    Call::Map => inner.map = Some(Errno::ENOSPC),
+                    Call::Unmap => inner.unmap = Some(Errno::EBUSY),
+                    Call::UnmapWithBits => inner.bits = Some(Errno::EFAULT),
                 }
-                self.may_be_told();
-                self.unknown(mapping);
-                for (n, device) in self.devices.iter().enumerate() {
-                    if device.inner().manner.keeper == Keeper::DeviceWhileMapped {
-                        self.loses.insert(n);
-                    }
-                }
-                self.space.unmap(mapping.iova).unwrap();
-                self.mapped.retain(|one| *one != mapping);
             }
             Step::Collect => self.collect(regions)?,
         }
@@ -196,11 +237,56 @@ impl World {
         Ok(())
     }
 
+    fn unmap(&mut self, mapping: Mapping, quiesced: bool) {
+        let guest = range(mapping.gpa.0, mapping.iova.length());
+        let late: Vec<Option<IovaRange>> = (self.devices.iter())
+            .map(|device| device.inner().late.filter(|late| mapping.iova.covers(*late)))
+            .collect();
+        let had: Vec<bool> =
+            self.devices.iter().map(|device| device.inner().has(mapping.iova)).collect();
+        let fails: Vec<bool> = (self.devices.iter())
+            .map(|device| device.inner().bits.is_some() || device.inner().unmap.is_some())
+            .collect();
+        self.unknown(mapping);
+        let done = match quiesced {
+            true => {
+                for (device, _) in
+                    self.devices.iter().zip(&late).filter(|(_, l)| l.is_some())
+                {
+                    device.inner().late = None;
+                }
+                self.space.unmap_quiesced(mapping.iova)
+            }
+            false => self.space.unmap(mapping.iova),
+        };
+        for n in 0..self.devices.len() {
+            if let Some(late) = late[n].filter(|_| !quiesced)
+                && self.devices[n].inner().late.is_none()
+            {
+                self.written.push((n, Self::through(&mapping, late).unwrap()));
+                self.saw(n, late);
+            }
+            let keeper = self.devices[n].inner().manner.keeper;
+            if keeper == Keeper::DeviceWhileMapped || keeper.goes() && had[n] && fails[n]
+            {
+                self.loses.insert(n);
+            }
+            if keeper == Keeper::PageTable && had[n] && !quiesced {
+                // It is read before it goes, and so nobody knows.
+                self.may.push(guest);
+            }
+        }
+        self.may_be_told();
+        if done.is_ok() {
+            self.mapped.retain(|one| *one != mapping);
+        }
+    }
+
     /// What the logs were not started on they cannot know.
     fn unknown(&mut self, mapping: Mapping) {
         for (n, device) in self.devices.iter().enumerate() {
             let inner = device.inner();
-            let all = inner.manner.keeper == Keeper::Mappings && inner.covers.is_some();
+            let all = inner.manner.keeper.goes() && inner.covers.is_some();
             let covers = &mut inner.covers.iter().flatten();
             if !all && !covers.any(|one| one.covers(mapping.iova)) {
                 self.loses.insert(n);
@@ -211,15 +297,20 @@ impl World {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400, failure_persistence: None, ..ProptestConfig::default()
+        cases: ProptestConfig::default().cases.max(400),
+        failure_persistence: None,
+        ..ProptestConfig::default()
     })]
 
     /// Whoever keeps the log, whatever its pages, and whatever is mapped when.
     #[test]
     fn a_write_is_told_of_the_page_that_it_went_to(
         manners in vec((prop_oneof![
-            3 => Just(Keeper::Device), 1 => Just(Keeper::DeviceWhileMapped), 3 => Just(Keeper::Mappings),
+            3 => Just(Keeper::Device), 1 => Just(Keeper::DeviceWhileMapped),
+            2 => Just(Keeper::Mappings), 2 => Just(Keeper::PageTable),
         ], 9_u32..=17), 1..4),
+        page in (9_u32..=14).prop_map(|shift| PageSize::new(1 << shift).unwrap()),
+        begin in 0..16_u64,
         steps in vec(steps(), 1..60),
     ) {
         let space = space();
@@ -232,12 +323,13 @@ proptest! {
         let first = mapping(0, PLACE, 0x4000);
         space.map(first, MEMORY).unwrap();
         // The second begins where the first ends, and some mappings lead beside them.
-        let regions = [range(0x4000, 0x3_0000), range(0x3_4000, 0x2_0000)];
+        let begin = 0x4000 + begin * GRAIN;
+        let regions = [range(begin, 0x3_4000 - begin), range(0x3_4000, 0x2_0000)];
         for source in &mut sources {
-            source.start(&regions, FOUR_K).unwrap();
+            source.start(&regions, page).unwrap();
         }
         let mut world = World {
-            space, devices, sources, mapped: vec![first], written: Vec::new(),
+            space, devices, sources, mapped: vec![first], page, written: Vec::new(),
             seen: Vec::new(), may: Vec::new(), loses: BTreeSet::new(),
         };
         for step in steps {

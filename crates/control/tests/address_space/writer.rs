@@ -11,7 +11,7 @@ use port::{DirtyReport, DirtySource, SourceError, Space};
 use sys::EventFd;
 use vfio_migrate_control::{
     AddressSpace, DataSession, DeviceInfo, Direction, DmaTarget, Followed, IrqInfo,
-    LogOf, MappedArea, RegionInfo, Transport, TransportError,
+    MappedArea, RegionInfo, Transport, TransportError,
 };
 
 use super::range;
@@ -36,10 +36,15 @@ pub(crate) struct Inner {
     /// A write to make while nothing is mapped any more is impossible; this one is made
     /// at the last moment.
     pub(crate) late: Option<IovaRange>,
-    /// Before it unmaps it writes by messages; whether somebody serves them.
+    /// Before it answers to the next call that maps or unmaps it writes by messages;
+    /// whether somebody serves them.
     pub(crate) messages: Option<Box<dyn FnOnce() -> bool + Send>>,
     /// The next call that maps does so, and does not answer in time.
     pub(crate) late_answer: bool,
+    /// Nobody serves it any more.
+    pub(crate) dead: bool,
+    /// The next call that unmaps with bits is not answered, and no other after it.
+    pub(crate) hangs: bool,
 }
 
 /// Who keeps the log.
@@ -49,8 +54,17 @@ pub(crate) enum Keeper {
     Device,
     /// The device, of what is mapped (libvfio-user).
     DeviceWhileMapped,
-    /// The IOMMU.
+    /// The container, which tells at the moment of the unmapping.
     Mappings,
+    /// The page table of an IOMMU (iommufd): it is read, and then the mapping goes.
+    PageTable,
+}
+
+impl Keeper {
+    /// Whether the bits go with their mapping, and new mappings are covered.
+    pub(crate) fn goes(self) -> bool {
+        matches!(self, Keeper::Mappings | Keeper::PageTable)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +90,8 @@ impl Writer {
             late: None,
             messages: None,
             late_answer: false,
+            dead: false,
+            hangs: false,
         };
         Writer(Arc::new(Mutex::new(inner)))
     }
@@ -85,12 +101,45 @@ impl Writer {
     }
 
     pub(crate) fn attach(&self, space: &AddressSpace) -> Followed {
-        let (source, page) = (Box::new(self.clone()), self.inner().manner.page);
-        let log = match self.inner().manner.keeper {
-            Keeper::Mappings => LogOf::Mappings { source, page },
-            _ => LogOf::Device(source),
-        };
-        space.attach(Arc::new(self.clone()), log).unwrap()
+        space.attach(Arc::new(self.clone()), Box::new(self.clone())).unwrap()
+    }
+}
+
+impl Writer {
+    fn messages_served(&self) -> bool {
+        let messages = self.inner().messages.take();
+        messages.is_none_or(|served| served())
+    }
+
+    fn unmap_with_bits(
+        &self,
+        at: IovaRange,
+        page: PageSize,
+    ) -> Result<Vec<u64>, TransportError> {
+        const OPERATION: &str = "unmap with bits";
+        let inner = &mut *self.inner();
+        if !inner.manner.keeper.goes() || page != inner.manner.page {
+            return failed(OPERATION, Errno::ENOTTY);
+        }
+        if inner.covers.is_none() {
+            return failed(OPERATION, Errno::EINVAL);
+        }
+        if std::mem::take(&mut inner.hangs) {
+            inner.dead = true;
+            return Err(TransportError::TimedOut { operation: OPERATION, millis: 1 });
+        }
+        if let Some(errno) = inner.bits.take() {
+            return failed(OPERATION, errno);
+        }
+        if inner.manner.keeper == Keeper::Mappings {
+            inner.go(at).or_else(|errno| failed(OPERATION, errno))?;
+            return Ok(inner.take(at));
+        }
+        // What is written last is not in what was read, and goes. A refusal loses none.
+        let read = inner.read(at);
+        inner.go(at).or_else(|errno| failed(OPERATION, errno))?;
+        inner.take(at);
+        Ok(read)
     }
 }
 
@@ -100,11 +149,15 @@ impl Inner {
         at.start() >> shift..=at.last() >> shift
     }
 
+    pub(crate) fn has(&self, mapping: IovaRange) -> bool {
+        self.mapped.get(&mapping.start()) == Some(&mapping.length())
+    }
+
     pub(crate) fn write(&mut self, at: IovaRange) {
         let there =
             self.mapped.iter().any(|(start, length)| range(*start, *length).covers(at));
         assert!(there, "{at} is not mapped");
-        let all = self.manner.keeper == Keeper::Mappings && self.covers.is_some();
+        let all = self.manner.keeper.goes() && self.covers.is_some();
         let covered = |n: &u64| {
             let whole = range(n << self.manner.page.shift(), self.manner.page.bytes());
             all || self.covers.iter().flatten().any(|one| one.overlaps(whole))
@@ -113,14 +166,20 @@ impl Inner {
         self.pages.extend(pages);
     }
 
-    /// The bits of some pages, which are gone with that.
-    fn take(&mut self, at: IovaRange) -> Vec<u64> {
+    /// The bits of some pages.
+    fn read(&self, at: IovaRange) -> Vec<u64> {
         let (first, last) = self.numbers(at).into_inner();
         let mut words = vec![0_u64; (last - first + 1).div_ceil(64) as usize];
-        for n in first..=last {
-            words[((n - first) / 64) as usize] |=
-                u64::from(self.pages.remove(&n)) << ((n - first) % 64);
+        for n in self.pages.range(first..=last) {
+            words[((n - first) / 64) as usize] |= 1 << ((n - first) % 64);
         }
+        words
+    }
+
+    /// The bits of some pages, which are gone with that.
+    fn take(&mut self, at: IovaRange) -> Vec<u64> {
+        let (words, numbers) = (self.read(at), self.numbers(at));
+        self.pages.retain(|n| !numbers.contains(n));
         words
     }
 
@@ -150,6 +209,11 @@ impl DirtySource for Writer {
         Space::Iova
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        let Manner { keeper, page } = self.inner().manner;
+        keeper.goes().then_some(page)
+    }
+
     fn start(&mut self, ranges: &[IovaRange], _: PageSize) -> Result<(), SourceError> {
         let inner = &mut *self.inner();
         assert!(!ranges.is_empty());
@@ -164,10 +228,10 @@ impl DirtySource for Writer {
         found: &mut dyn FnMut(DirtyReport<'_>),
     ) -> Result<(), SourceError> {
         let inner = &mut *self.inner();
-        let all = inner.manner.keeper == Keeper::Mappings && inner.covers.is_some();
+        let all = inner.manner.keeper.goes() && inner.covers.is_some();
         let covered = all || inner.covers.iter().flatten().any(|one| one.covers(asked));
-        let there = inner.mapped.get(&asked.start()) == Some(&asked.length());
-        if !covered || !there && inner.manner.keeper == Keeper::DeviceWhileMapped {
+        let there = inner.has(asked);
+        if !covered || !there && inner.manner.keeper != Keeper::Device {
             return Err(SourceError::new("writer log", "collect", "not logged"));
         }
         let (page, words) = (inner.manner.page, inner.take(asked));
@@ -230,7 +294,13 @@ impl Transport for Writer {
         failed("irqs", Errno::ENOTTY)
     }
     fn dma_map(&self, at: IovaRange, _: DmaTarget<'_>) -> Result<(), TransportError> {
+        if !self.messages_served() {
+            return failed("map", Errno::ETIMEDOUT);
+        }
         let inner = &mut *self.inner();
+        if inner.dead {
+            return Err(TransportError::Gone { operation: "map", source: None });
+        }
         if let Some(errno) = inner.map.take() {
             return failed("map", errno);
         }
@@ -241,11 +311,13 @@ impl Transport for Writer {
         Ok(())
     }
     fn dma_unmap(&self, at: IovaRange) -> Result<(), TransportError> {
-        let messages = self.inner().messages.take();
-        if messages.is_some_and(|served| !served()) {
+        if !self.messages_served() {
             return failed("unmap", Errno::ETIMEDOUT);
         }
         let inner = &mut *self.inner();
+        if inner.dead {
+            return Err(TransportError::Gone { operation: "unmap", source: None });
+        }
         inner.go(at).or_else(|errno| failed("unmap", errno))?;
         if inner.manner.keeper != Keeper::Device {
             let page = inner.manner.page;
@@ -258,15 +330,18 @@ impl Transport for Writer {
         at: IovaRange,
         page: PageSize,
     ) -> Result<Vec<u64>, TransportError> {
-        let inner = &mut *self.inner();
-        if inner.manner.keeper != Keeper::Mappings || page != inner.manner.page {
-            return failed("unmap with bits", Errno::ENOTTY);
+        let mut bits = self.unmap_with_bits(at, page)?;
+        if self.inner().manner.keeper == Keeper::PageTable {
+            bits.fill(u64::MAX);
         }
-        if let Some(errno) = inner.bits.take() {
-            return failed("unmap with bits", errno);
-        }
-        inner.go(at).or_else(|errno| failed("unmap", errno))?;
-        Ok(inner.take(at))
+        Ok(bits)
+    }
+    fn dma_unmap_quiesced(
+        &self,
+        at: IovaRange,
+        page: PageSize,
+    ) -> Result<Vec<u64>, TransportError> {
+        self.unmap_with_bits(at, page)
     }
     fn reset(&self) -> Result<(), TransportError> {
         failed("reset", Errno::ENOTTY)

@@ -85,6 +85,8 @@ pub(super) struct Script {
     pub(super) region: Vec<u8>,
     /// The bits of the next report, of the device's log or the container's.
     pub(super) bits: Vec<u64>,
+    /// What a device writes at the last moment before the next unmapping.
+    pub(super) late: Vec<u64>,
     pub(super) mapped: Vec<(u64, u64)>,
     /// Whether the device's IOMMU tracks dirty pages.
     pub(super) iommu: bool,
@@ -126,6 +128,7 @@ impl Fake {
             produced: VecDeque::new(),
             region: vec![0; 4096],
             bits: Vec::new(),
+            late: Vec::new(),
             mapped: Vec::new(),
             iommu: false,
             refuses: None,

@@ -255,6 +255,45 @@ fn what_was_written_until_the_unmap_is_not_lost_with_the_mapping() {
     assert_eq!(gone.errno(), Some(Errno::ENOENT));
 }
 
+#[test]
+fn what_a_device_writes_between_the_question_and_the_unmap_goes_with_the_mapping() {
+    let all = range(0, 65 * 4096);
+    let memory = SharedMemory::create("ram", 65 * 4096).unwrap();
+    let mapped = |iommu| {
+        let fake = Fake::new();
+        fake.script().iommu = iommu;
+        let host = if iommu { fake.open() } else { by_group(&fake) };
+        let target = DmaTarget::Memory { memory: &memory, offset: 0, writable: true };
+        host.dma_map(all, target).unwrap();
+        fake.script().bits = vec![2, 1];
+        fake.script().late = vec![0x80, 0];
+        (fake, host)
+    };
+    let (_fake, host) = mapped(false);
+    assert_eq!(host.dma_unmap_dirty(all, PAGE).unwrap(), [0x82, 1]);
+    // iommufd has no such call, and so nobody knows.
+    let (fake, host) = mapped(true);
+    assert_eq!(host.dma_unmap_dirty(all, PAGE).unwrap(), [u64::MAX, u64::MAX]);
+    assert!(!fake.was_asked("unmap_dirty") && fake.script().mapped.is_empty());
+    let gone = host.dma_unmap_dirty(all, PAGE).unwrap_err();
+    assert_eq!(gone.errno(), Some(Errno::ENOENT));
+    // But that they stand still.
+    let (fake, host) = mapped(true);
+    fake.script().late.clear();
+    assert_eq!(host.dma_unmap_quiesced(all, PAGE).unwrap(), [2, 1]);
+    assert!(fake.script().mapped.is_empty());
+}
+
+#[test]
+fn an_iommu_that_does_not_track_is_believed_to_count() {
+    let fake = Fake::new();
+    let host = fake.open();
+    fake.script().mapped = vec![(0, 4096)];
+    let untold = host.dma_unmap_dirty(range(0, 4096), PAGE).unwrap_err();
+    assert_eq!(untold.errno(), Some(Errno::ENOTTY));
+    assert_eq!(fake.script().mapped, [(0, 4096)]);
+}
+
 /// Both ask for whole mappings, which is more than somebody asked for.
 #[test]
 fn what_a_failed_question_forgot_beside_the_range_is_clean() {

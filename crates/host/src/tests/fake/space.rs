@@ -56,6 +56,7 @@ impl Space for FakeSpace {
 
     fn unmap(&self, iova: u64, length: u64) -> io::Result<u64> {
         let mut script = self.fake.ask("dma_unmap", format!("{iova:#x}+{length:#x}"))?;
+        script.late.clear();
         let before = script.mapped.len();
         script.mapped.retain(|known| *known != (iova, length));
         Ok(if script.mapped.len() < before { length } else { 0 })
@@ -74,6 +75,12 @@ impl Space for FakeSpace {
         bits: &mut [u64],
     ) -> io::Result<u64> {
         drop(self.fake.ask("unmap_dirty", format!("{page:#x} {}", bits.len()))?);
+        if self.ioas.is_none() {
+            let script = &mut *self.fake.script();
+            let late = std::mem::take(&mut script.late);
+            script.bits.iter_mut().zip(late).for_each(|(bits, late)| *bits |= late);
+        }
+        // The others' are read before.
         self.bits(bits);
         self.unmap(iova, length)
     }

@@ -96,6 +96,10 @@ impl DirtySource for Fake {
         self.inner().manner.space
     }
 
+    fn goes_with_mappings(&self) -> Option<PageSize> {
+        None
+    }
+
     fn start(&mut self, ranges: &[IovaRange], _: PageSize) -> Result<(), SourceError> {
         let inner = &mut *self.inner();
         assert!(inner.covers.is_none(), "it is stopped before it is started again");
