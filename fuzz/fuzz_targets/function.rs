@@ -39,12 +39,15 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
     let liar = Arc::new(Liar::new(*kind, data));
     let Ok(Some(function)) = Function::open(Arc::<Liar>::clone(&liar)) else { return };
+    liar.lock().looked_at = false;
     let mut guest = Guest { liar, function, record: Vec::new(), exact: true };
     for _ in 0..STEPS {
         let Some(step) = guest.liar.lock().byte() else { break };
         guest.step(step);
         let accesses = std::mem::take(&mut guest.liar.lock().accesses);
         assert!(accesses <= ACCESSES, "{accesses} accesses for one call");
+        // The accounts of one that was reset, or says so, began anew.
+        guest.exact &= !std::mem::take(&mut guest.liar.lock().looked_at);
         guest.account();
     }
     guest.honest(*kind);
@@ -205,6 +208,8 @@ struct Inner {
     rest: Vec<u8>,
     honest: bool,
     accesses: usize,
+    /// It was asked what it is, as after a reset.
+    looked_at: bool,
     /// What is bound, by index and vector.
     bound: BTreeMap<(u32, u32), EventFd>,
     /// Messages by vector.
@@ -236,6 +241,7 @@ impl Liar {
             rest: data.iter().rev().copied().collect(),
             honest: false,
             accesses: 0,
+            looked_at: false,
             bound: BTreeMap::new(),
             sent: BTreeMap::new(),
         }))
@@ -306,6 +312,7 @@ impl Transport for Liar {
 
     fn region_info(&self, index: u32) -> Result<RegionInfo, TransportError> {
         let inner = &mut *self.lock();
+        inner.looked_at = true;
         let region = inner.runner.description().region(index);
         let mut size = region.map_or(0, |region| region.size);
         if inner.lies()? {

@@ -24,6 +24,10 @@
 //! function, and anything whose meaning is not known; the rule and the list are in
 //! `registers`. Every write has the width of its register.
 //!
+//! What a guest made of a function ends with a reset of it, and when it wakes up from D3hot
+//! where that is a reset: then all is as the device says (`reset`). What would not arrive
+//! on another host is not shown to a guest, or cannot be written (`shadow`).
+//!
 //! Nothing is lost between the two halves of saving: masks do not change while the vCPUs
 //! are stopped, and a device that is stopped raises nothing, so that what was signalled
 //! until then is in the eventfds when they are drained, and nothing comes later. Nobody
@@ -51,6 +55,7 @@ mod carry;
 mod interrupts;
 mod intx;
 mod registers;
+mod reset;
 mod saved;
 mod seen;
 mod shadow;
@@ -58,12 +63,13 @@ mod signals;
 mod state;
 mod unfit;
 mod vectors;
+mod view;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::device_info::DeviceFlags;
-use abi::pci::capability::{self, CapabilityId, pcie};
+use abi::pci::capability::{CapabilityId, advanced_features, pcie};
 use port::{ConfigSpace, Interrupts, PciIds, PciLayout};
 
 use crate::probe::{ProbeError, failed};
@@ -73,6 +79,7 @@ use interrupts::Routed;
 pub(crate) use seen::{Seen, broken};
 use state::State;
 pub use unfit::{FunctionError, Unfit};
+pub use view::{BarPlace, InterruptMode, Message, VectorCounts};
 
 /// One PCI function as a VMM shows it to its guest.
 ///
@@ -110,65 +117,6 @@ pub type BarHook = Box<dyn Fn(&[BarPlace]) + Send + Sync>;
 struct Hook {
     heard: BarHook,
     last: Vec<BarPlace>,
-}
-
-/// Where a BAR is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BarPlace {
-    /// Its number, 0 to 5, or 6 for the ROM.
-    pub bar: u8,
-    /// The address that the guest gave it: of memory, or of I/O ports where the layout
-    /// says so.
-    pub address: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Whether accesses there reach the device: decoding is on, the function is awake, and
-    /// the address is one.
-    pub decoded: bool,
-}
-
-/// By what a function tells its guest of something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InterruptMode {
-    /// By nothing.
-    Off,
-    /// By its line.
-    Intx,
-    /// By MSI.
-    Msi,
-    /// By MSI-X.
-    Msix,
-}
-
-/// What a vector sends to the guest's interrupt controller.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    /// Where to.
-    pub address: u64,
-    /// What.
-    pub data: u32,
-}
-
-/// The account of a vector; it travels with the function. At any moment what the device
-/// sent on it is `delivered + pending + absorbed - windows`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VectorCounts {
-    /// Interrupts that [`Function::take`] delivered.
-    pub delivered: u64,
-    /// Signals that came while the vector was masked.
-    pub absorbed: u64,
-    /// Times that the vector was masked and at least one came: one interrupt each.
-    pub windows: u64,
-    /// How often the line rose; of vector 0.
-    pub rises: u64,
-    /// Interrupts that wait: in front of the guest, in the pending bit, or drained and
-    /// not delivered again. Of the line 1 while it is up.
-    pub pending: u64,
-    /// Whether one of those is a pending bit: it waits until the vector is not masked, and
-    /// takes in all that comes until then. Of the line, until it is not off.
-    pub held: bool,
-    /// Whether the vector is masked by itself, with all others, or as a line.
-    pub masked: bool,
 }
 
 impl Function {
@@ -223,7 +171,7 @@ impl Function {
 
     /// Has `hook` hear of every change of a BAR's address or decoding, whoever made it: the
     /// guest, a load, a reset. It hears all BARs, in the thread that made the change and
-    /// after it; it must not change them itself.
+    /// after it; it must not access the function's config space itself.
     pub fn on_bars(&self, hook: BarHook) {
         self.inner.hook().heard = hook;
     }
@@ -332,10 +280,14 @@ impl Fixed {
             capabilities & pcie::DEVICE_CAPABILITIES_FLR != 0
         });
         let advanced = seen.capability(CapabilityId::ADVANCED_FEATURES);
+        let by_features = advanced.is_some_and(|at| {
+            let capabilities = seen.u8(at + advanced_features::CAPABILITIES);
+            capabilities & advanced_features::CAPABILITIES_FLR != 0
+        });
         Fixed {
             readable: seen.readable,
             pcie_control_2: pcie.is_some_and(|at| seen.has_pcie_control_2(at)),
-            resets: (by_pcie, advanced.is_some()),
+            resets: (by_pcie, by_features),
         }
     }
 }
@@ -358,23 +310,5 @@ impl Inner {
             hook.last.clone_from(&now);
             (hook.heard)(&now);
         }
-    }
-
-    /// Whether a guest's write of config space resets the function.
-    fn resets(&self, at: u16, from: &[u8]) -> bool {
-        let wrote = |register: u16, bit: u8| {
-            let byte = register.checked_sub(at).and_then(|n| from.get(usize::from(n)));
-            byte.is_some_and(|byte| byte & bit != 0)
-        };
-        let find = |id| seen::capability_of(&self.layout, id);
-        let (by_pcie, advanced) = self.fixed.resets;
-        let pcie = find(CapabilityId::PCI_EXPRESS).filter(|_| by_pcie);
-        let advanced = find(CapabilityId::ADVANCED_FEATURES).filter(|_| advanced);
-        let flr = (pcie::DEVICE_CONTROL_FLR >> 8) as u8;
-        pcie.is_some_and(|start| wrote(start + pcie::DEVICE_CONTROL + 1, flr))
-            || advanced.is_some_and(|start| {
-                use capability::advanced_features::{CONTROL, CONTROL_FLR};
-                wrote(start + CONTROL, CONTROL_FLR)
-            })
     }
 }

@@ -32,9 +32,9 @@ use crate::message::{DeviceIdentity, MAX_DEVICES, MessageError};
 /// Most device bytes in one `DEVICE_DATA` frame.
 pub const MAX_DATA_BYTES: u32 = 1 << 20;
 
-/// Most bytes of a device's config space or interrupts: a full MSI-X table is half
-/// of it.
-pub const MAX_RECORD_BYTES: u32 = 64 << 10;
+/// Most bytes of a device's config space or interrupts: a full MSI-X table is a quarter
+/// of it, and the accounts of all its vectors are more than half.
+pub const MAX_RECORD_BYTES: u32 = 128 << 10;
 
 /// Greatest payload of a `DEVICE_BEGIN` frame.
 pub const MAX_BEGIN_BYTES: u32 = 4 << 10;

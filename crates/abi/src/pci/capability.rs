@@ -34,6 +34,8 @@ pub mod pm {
     pub const CONTROL: u16 = 4;
     /// In CONTROL: D0 to D3hot, 0 to 3.
     pub const CONTROL_STATE_MASK: u16 = 0x0003;
+    /// D3hot, for `CONTROL_STATE_MASK`.
+    pub const CONTROL_D3_HOT: u16 = 3;
     /// In CONTROL: the way from D3hot to D0 is no reset. Read-only.
     pub const CONTROL_NO_SOFT_RESET: u16 = 1 << 3;
     /// In CONTROL: wake-up is enabled.
@@ -69,6 +71,11 @@ pub mod msi {
     pub const CONTROL_64_BIT: u16 = 1 << 7;
     /// In CONTROL: vectors can be masked one by one.
     pub const CONTROL_MASKABLE: u16 = 1 << 8;
+    /// In CONTROL: the data can have 32 bits. Read-only. This and the next are of PCI
+    /// Express Base 5.0, section 7.7.1.2.
+    pub const CONTROL_EXTENDED_DATA: u16 = 1 << 9;
+    /// In CONTROL: the data has 32 bits, the upper half right behind the lower one.
+    pub const CONTROL_EXTENDED_DATA_ENABLE: u16 = 1 << 10;
 }
 
 /// MSI-X, PCI Local Bus 3.0, section 6.8.2.
@@ -144,6 +151,10 @@ pub mod pcie {
 
 /// Advanced features, PCI Engineering Change Notice of July 2006.
 pub mod advanced_features {
+    /// u8: what it can do.
+    pub const CAPABILITIES: u16 = 3;
+    /// In CAPABILITIES: the function can be reset by itself.
+    pub const CAPABILITIES_FLR: u8 = 1 << 1;
     /// u8: control.
     pub const CONTROL: u16 = 4;
     /// In CONTROL: resets the function when written as one; reads as zero.

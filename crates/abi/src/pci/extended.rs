@@ -63,6 +63,25 @@ pub mod aer {
     pub const CONTROL_ECRC_CHECK: u32 = 1 << 8;
 }
 
+/// BARs whose size can be chosen, section 7.8.6: a capability and a control register, u32
+/// each, for every one of them.
+pub mod resizable_bar {
+    /// u32: the first control register.
+    pub const CONTROL: u16 = 0x08;
+    /// In the first CONTROL, bits 5 to 7: how many such BARs there are, 1 to 6.
+    pub const CONTROL_COUNT_SHIFT: u32 = 5;
+    /// The bits of that number, after the shift.
+    pub const CONTROL_COUNT_MASK: u32 = 0x7;
+    /// Bytes from one control register to the next.
+    pub const STRIDE: u16 = 8;
+}
+
+/// Single root I/O virtualization, section 9.3.3.
+pub mod sr_iov {
+    /// Bytes of the capability.
+    pub const SIZE: u16 = 0x40;
+}
+
 /// Access control services, section 7.7.8.
 pub mod acs {
     /// u16: control.

@@ -1,12 +1,15 @@
 //! What the guest reads and writes.
 
-use abi::pci::capability::{CapabilityId, msi, msix, pm};
+use abi::pci::capability::{CapabilityId, msi, msix};
 use abi::pci::{config, region_index};
 
-use super::seen::{Seen, capability_of, msi_mask};
+use super::reset::Slept;
+use super::seen::{capability_of, msi_mask};
 use super::shadow::register_of;
 use super::state::{State, Table};
-use super::{Function, FunctionError, Inner, InterruptMode, Unfit};
+use super::unfit::{FunctionError, Unfit};
+use super::view::InterruptMode;
+use super::{Function, Inner};
 use crate::transport::RegionWrite;
 
 const CONFIG: &str = "config space";
@@ -18,13 +21,21 @@ impl Function {
     /// # Errors
     /// For another access, and when the device does not answer.
     pub fn config_read(&self, at: u16, into: &mut [u8]) -> Result<(), FunctionError> {
-        let read = self.inner.config_read(at, into);
-        read.map_err(|unfit| self.error("read config space", unfit))
+        match self.inner.config_read(at, into) {
+            Ok(Slept::AsBefore) => Ok(()),
+            Ok(Slept::Changed) => {
+                self.inner.notify();
+                Ok(())
+            }
+            Err(unfit) => Err(self.error("read config space", unfit)),
+        }
     }
 
     /// The guest writes config space, by the accesses of [`Function::config_read`]. It may
     /// size BARs, place them and have them decode, turn interrupts on and off, choose
     /// another kind of them, mask vectors of MSI, put the function to sleep, and reset it.
+    /// It may not choose another size of a BAR, nor make virtual functions: such a write
+    /// goes nowhere.
     ///
     /// # Errors
     /// For another access, and when the device does not take it. Where it does not serve
@@ -83,7 +94,7 @@ impl Function {
 }
 
 impl Inner {
-    fn config_read(&self, at: u16, into: &mut [u8]) -> Result<(), Unfit> {
+    fn config_read(&self, at: u16, into: &mut [u8]) -> Result<Slept, Unfit> {
         let mut state = self.state();
         self.check_config(&state, at, into.len())?;
         if !state.shadow.answers(at, into.len()) {
@@ -99,7 +110,8 @@ impl Inner {
             // A device that knows the masks itself holds some back, and says so.
             into.iter_mut().zip(bits).for_each(|(byte, bits)| *byte |= *bits);
         }
-        Ok(())
+        // One that takes its time to wake up is awake when its guest hears so.
+        self.follow_power(&mut state, at, into.len())
     }
 
     /// What the device answers: zero where it has nothing.
@@ -142,6 +154,9 @@ impl Inner {
         at: u16,
         from: &[u8],
     ) -> Result<(), Unfit> {
+        if state.shadow.is_closed(at) {
+            return Ok(());
+        }
         if self.resets(at, from) {
             self.config_to_device(at, from)?;
             return self.renew(state);
@@ -172,32 +187,17 @@ impl Inner {
         if interrupts {
             state.release(&self.layout);
         }
-        self.config_to_device(at, from)?;
+        let mut told = [0; 4];
+        let told = &mut told[..from.len()];
+        told.copy_from_slice(from);
+        state.shadow.told(at, told);
+        self.config_to_device(at, told)?;
         if interrupts {
             self.connect(state)?;
             let off = state.line_is_off();
             state.line.sort(off).map_err(Unfit::Event)?;
         }
-        self.note_power(state, at, from.len())
-    }
-
-    /// The guest wrote the power state: the device says what it made of it.
-    fn note_power(&self, state: &mut State, at: u16, length: usize) -> Result<(), Unfit> {
-        let power = capability_of(&self.layout, CapabilityId::POWER_MANAGEMENT);
-        match power.map(|power| power + pm::CONTROL) {
-            Some(control) if overlaps(at, length, control, 2) => self.ask_power(state),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the device sleeps, asked from itself.
-    pub(super) fn ask_power(&self, state: &mut State) -> Result<(), Unfit> {
-        let power = capability_of(&self.layout, CapabilityId::POWER_MANAGEMENT);
-        let Some(at) = power else { return Ok(()) };
-        let mut control = [0; 2];
-        self.config_from_device(at + pm::CONTROL, &mut control)?;
-        let control = u16::from_le_bytes(control);
-        state.asleep = control & pm::CONTROL_STATE_MASK != 0;
+        self.follow_power(state, at, from.len())?;
         Ok(())
     }
 
@@ -237,22 +237,6 @@ impl Inner {
         } else {
             Err(Unfit::Access { what: CONFIG, at: at.into(), length })
         }
-    }
-
-    pub(super) fn reset(&self) -> Result<(), Unfit> {
-        let mut state = self.state();
-        self.renew(&mut state)
-    }
-
-    /// Takes over what a device that was reset says.
-    fn renew(&self, state: &mut State) -> Result<(), Unfit> {
-        let seen = Seen::of(&*self.transport)?;
-        if (seen.ids, &seen.layout) != (self.ids, &self.layout) {
-            return Err(Unfit::Changed);
-        }
-        self.disconnect(state)?;
-        state.renew(&seen).map_err(Unfit::Event)?;
-        self.connect(state)
     }
 
     fn bar_read(&self, bar: u8, offset: u64, into: &mut [u8]) -> Result<(), Unfit> {
@@ -351,7 +335,7 @@ impl Inner {
     }
 }
 
-fn overlaps(at: u16, length: usize, start: u16, size: usize) -> bool {
+pub(super) fn overlaps(at: u16, length: usize, start: u16, size: usize) -> bool {
     let (at, start) = (usize::from(at), usize::from(start));
     at < start + size && start < at + length
 }

@@ -9,7 +9,8 @@ use super::registers::{Register, Step, carried};
 use super::saved::{Saved, Value};
 use super::seen::capability_of;
 use super::state::State;
-use super::{Function, Inner, Unfit};
+use super::unfit::Unfit;
+use super::{Function, Inner};
 
 /// The engine's way to what a guest made of a function.
 #[derive(Debug)]
@@ -98,20 +99,18 @@ impl Inner {
 
     /// An earlier guest may have left it asleep.
     fn wake(&self, state: &mut State) -> Result<(), Unfit> {
-        self.ask_power(state)?;
+        let control = self.ask_power(state)?;
         let power = capability_of(&self.layout, CapabilityId::POWER_MANAGEMENT);
-        if let (true, Some(at)) = (state.asleep, power) {
+        if let (true, Some(at)) = (state.asleep(), power) {
             let at = at + pm::CONTROL;
-            let mut control = [0; 2];
-            self.config_from_device(at, &mut control)?;
-            if u16::from_le_bytes(control) & pm::CONTROL_NO_SOFT_RESET == 0 {
+            if control & pm::CONTROL_NO_SOFT_RESET == 0 {
                 // Going to D0 may reset what was just loaded.
                 return Err(Unfit::Asleep);
             }
             self.clear(at, pm::CONTROL_STATE_MASK | pm::CONTROL_PME_STATUS)?;
             self.ask_power(state)?;
         }
-        if state.asleep { Err(Unfit::Asleep) } else { Ok(()) }
+        if state.asleep() { Err(Unfit::Asleep) } else { Ok(()) }
     }
 
     /// Everything but the power state, in the order of its steps.
@@ -162,7 +161,7 @@ impl Inner {
         Ok(())
     }
 
-    fn messages_off(&self) -> Result<(), Unfit> {
+    pub(super) fn messages_off(&self) -> Result<(), Unfit> {
         let find = |id| capability_of(&self.layout, id);
         if let Some(at) = find(CapabilityId::MSI) {
             self.clear(at + msi::CONTROL, msi::CONTROL_ENABLE)?;
@@ -173,12 +172,15 @@ impl Inner {
         Ok(())
     }
 
-    /// Clears bits of a control register, and only them.
+    /// Clears bits of a control register, and only them; writes nothing where they are.
     fn clear(&self, at: u16, bits: u16) -> Result<(), Unfit> {
         let mut now = [0; 2];
         self.config_from_device(at, &mut now)?;
-        let cleared = u16::from_le_bytes(now) & !bits;
-        self.config_to_device(at, &cleared.to_le_bytes())
+        let now = u16::from_le_bytes(now);
+        if now & bits == 0 {
+            return Ok(());
+        }
+        self.config_to_device(at, &(now & !bits).to_le_bytes())
     }
 
     fn read(&self, register: &Register) -> Result<u32, Unfit> {
@@ -204,7 +206,8 @@ impl Inner {
                 self.write(register, wanted)?;
             }
         }
-        self.ask_power(&mut state)
+        self.ask_power(&mut state)?;
+        Ok(())
     }
 }
 

@@ -5,7 +5,9 @@ use port::{Interrupts, VmmError};
 use sys::EventFd;
 
 use super::state::{Binding, State};
-use super::{Function, Inner, InterruptMode, Unfit};
+use super::unfit::Unfit;
+use super::view::InterruptMode;
+use super::{Function, Inner};
 use crate::transport::{IrqAction, IrqForm, TransportError};
 
 impl Inner {

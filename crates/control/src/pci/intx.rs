@@ -9,8 +9,8 @@
 
 use std::io;
 
-use super::VectorCounts;
 use super::signals::Signals;
+use super::view::VectorCounts;
 
 #[derive(Debug, Default)]
 pub(super) struct Line {

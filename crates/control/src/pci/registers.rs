@@ -6,6 +6,7 @@
 //! - status registers, whose bits are cleared by writing one;
 //! - bits that do something once: function-level reset of PCI Express and of the
 //!   advanced features, the reset of page requests, the power state's wake-up bit;
+//! - data of MSI beyond 16 bits, which a guest is not shown either;
 //! - what is the link's or the host's: link control, slot and root control, the size of
 //!   resizable BARs, virtual functions;
 //! - everything of vendor specific and unknown capabilities: what writing there does

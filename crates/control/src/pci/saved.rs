@@ -13,8 +13,9 @@ use wire::tlv::{Fields, Writer};
 
 use super::intx::Level;
 use super::registers::Register;
+use super::unfit::Unfit;
 use super::vectors::{Entry, Heard};
-use super::{Message, Unfit};
+use super::view::Message;
 
 const VERSION: u16 = 2;
 const HEAD: usize = 4;
@@ -22,8 +23,8 @@ const TAGS: [u16; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
 
 /// The most registers.
 const MOST_REGISTERS: usize = 512;
-/// The most vectors of a kind that have an account.
-const MOST_ACCOUNTS: usize = 700;
+/// The most vectors of a kind: all of them may have an account.
+const MOST_VECTORS: usize = 2048;
 
 const BAR_SIZE: usize = 10;
 const REGISTER_SIZE: usize = 8;
@@ -97,7 +98,7 @@ impl Saved {
         {
             if !heard.is_empty() {
                 w.bytes(pending, &pending_bits(heard));
-                w.bytes(accounts, &accounts_of(heard)?);
+                w.bytes(accounts, &accounts_of(heard));
             }
         }
         let Level { asserted, latched, again, rises } = self.line;
@@ -141,7 +142,7 @@ impl Saved {
         let fields = Fields::parse(fields, &TAGS)?;
         let ids = fields.u32(1)?.ok_or(Unfit::Invalid("it has no ids"))?;
         let table = fields.u32(6)?.zip(fields.u32(7)?);
-        let entries = many::<ENTRY_SIZE>(&fields, 8, 2048)?;
+        let entries = many::<ENTRY_SIZE>(&fields, 8, MOST_VECTORS)?;
         let entries: Vec<Entry> = entries.iter().map(read_entry).collect();
         let msix = match (table, entries.len() as u32) {
             (Some((table, pending)), 1..) => {
@@ -228,26 +229,17 @@ fn pending_bits(heard: &[Heard]) -> Vec<u8> {
     heard.chunks(8).map(byte).collect()
 }
 
-/// The accounts of those vectors that have one: of more than there is room for, only
-/// those without which an interrupt would be lost.
-fn accounts_of(heard: &[Heard]) -> Result<Vec<u8>, Unfit> {
-    let blank = |one: &Heard| Heard { pending: false, ..*one } == Heard::default();
-    let mut all: Vec<_> = heard.iter().enumerate().filter(|(_, h)| !blank(h)).collect();
-    if all.len() > MOST_ACCOUNTS {
-        tracing::warn!(vectors = all.len(), "too many to save their accounts");
-        all.retain(|(_, one)| one.due != 0);
-    }
-    if all.len() > MOST_ACCOUNTS {
-        return Err(Unfit::TooMuch { what: "the interrupts that wait" });
-    }
-    let mut bytes = Vec::with_capacity(all.len() * ACCOUNT_SIZE);
-    for (vector, one) in all {
-        bytes.extend((vector as u32).to_le_bytes());
-        for count in [one.due, one.delivered, one.absorbed, one.windows] {
-            bytes.extend(count.to_le_bytes());
+/// The accounts of those vectors that have one.
+fn accounts_of(heard: &[Heard]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (vector, one) in heard.iter().enumerate() {
+        let counts = [one.due, one.delivered, one.absorbed, one.windows];
+        if counts != [0; 4] {
+            bytes.extend((vector as u32).to_le_bytes());
+            counts.iter().for_each(|count| bytes.extend(count.to_le_bytes()));
         }
     }
-    Ok(bytes)
+    bytes
 }
 
 /// A field of at most `most` items of `N` bytes; none where it is absent.
@@ -305,7 +297,7 @@ fn read_heard(
         one.pending = pending.get(n / 8).is_some_and(|byte| byte >> (n % 8) & 1 != 0);
     }
     let mut next = 0;
-    for bytes in many::<ACCOUNT_SIZE>(fields, tag + 1, MOST_ACCOUNTS)? {
+    for bytes in many::<ACCOUNT_SIZE>(fields, tag + 1, MOST_VECTORS)? {
         let (vector, counts) = bytes.split_at(4);
         let (vector, counts) = (vector.as_chunks().0, counts.as_chunks().0);
         let ([vector], [due, delivered, absorbed, windows]) = (vector, counts) else {

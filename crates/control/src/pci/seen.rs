@@ -12,7 +12,7 @@ use port::{
     BarKind, MsiLayout, MsixLayout, PciBar, PciCapability, PciExtended, PciIds, PciLayout,
 };
 
-use super::Unfit;
+use super::unfit::Unfit;
 use crate::probe::{ProbeError, failed};
 use crate::transport::{Transport, TransportError};
 

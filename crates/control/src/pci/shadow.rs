@@ -4,13 +4,23 @@
 //! Some devices keep less than a guest needs (the kernel's mtty sample has no command
 //! register), some more than they should show (the host's own MSI). Everything that is
 //! not kept here is the device's to answer.
+//!
+//! A guest is promised nothing that a migration would take away again, as far as it is
+//! known here: no data of MSI beyond 16 bits, no other size of a BAR, no virtual functions,
+//! no interrupt that nobody serves.
 
-use abi::pci::capability::{CapabilityId, msi, msix};
+use std::ops::Range;
+
+use abi::pci::capability::{self, CapabilityId, msi, msix};
 use abi::pci::config::{self, Command};
-use port::{BarKind, PciBar, PciLayout};
+use abi::pci::extended::{self, ExtendedId, resizable_bar, sr_iov};
+use port::{BarKind, PciBar, PciExtended, PciLayout};
 
 use super::seen::{Seen, capability_of, msi_data, msi_mask};
-use super::{BarPlace, Message};
+use super::view::{BarPlace, Message};
+
+/// Bits of MSI's control register that no guest sees or sets: data of 32 bits.
+const EXTENDED_DATA: u16 = msi::CONTROL_EXTENDED_DATA | msi::CONTROL_EXTENDED_DATA_ENABLE;
 
 /// Bits of the command register that a guest may write.
 pub(super) const COMMAND: u16 = 0x0547;
@@ -23,6 +33,10 @@ pub(super) struct Shadow {
     kept: Vec<u8>,
     /// Which of those a guest can write.
     writable: Vec<u8>,
+    /// Which bits are zero in whatever the device is told.
+    withheld: Vec<u8>,
+    /// What no guest writes.
+    closed: Vec<Range<u16>>,
 }
 
 impl Shadow {
@@ -33,6 +47,13 @@ impl Shadow {
             bytes: seen.bytes.clone(),
             kept: vec![0; length],
             writable: vec![0; length],
+            withheld: vec![0; length],
+            closed: seen
+                .layout
+                .extended
+                .iter()
+                .filter_map(|one| closed(seen, one))
+                .collect(),
         };
         shadow.keep(config::COMMAND, &0xffff_u16.to_le_bytes(), &COMMAND.to_le_bytes());
         for at in [config::CACHE_LINE_SIZE, config::LATENCY_TIMER, config::INTERRUPT_LINE]
@@ -56,6 +77,11 @@ impl Shadow {
         }
         if !layout.bars.iter().any(|bar| bar.number == PciBar::ROM) {
             shadow.put_u32(config::ROM_ADDRESS, 0);
+        }
+        if !layout.intx {
+            // A driver would wait for a line that nobody serves.
+            shadow.keep(config::INTERRUPT_PIN, &[0xff], &[0]);
+            shadow.put(config::INTERRUPT_PIN, &[0]);
         }
         if let Some(at) = seen.capability(CapabilityId::MSI) {
             shadow.keep_msi(at, layout);
@@ -83,8 +109,18 @@ impl Shadow {
 
     fn keep_msi(&mut self, at: u16, layout: &PciLayout) {
         self.keep(at + msi::CONTROL, &[0xff; 2], &[0; 2]);
-        // Without a vector that is served, it cannot be turned on.
-        let Some(kind) = layout.msi else { return };
+        // What is not carried is not shown, nor turned on: data has 16 bits.
+        let shown = self.u16(at + msi::CONTROL) & !EXTENDED_DATA;
+        self.put(at + msi::CONTROL, &shown.to_le_bytes());
+        self.withhold(at + msi::CONTROL, &EXTENDED_DATA.to_le_bytes());
+        let Some(kind) = layout.msi else {
+            // Without a vector that is served it cannot be turned on, at the device
+            // neither, and nobody finds it: id 0 is that of no capability.
+            let off = EXTENDED_DATA | msi::CONTROL_ENABLE;
+            self.withhold(at + msi::CONTROL, &off.to_le_bytes());
+            self.keep(at + capability::ID, &[0xff], &[0]);
+            return self.put(at + capability::ID, &[0]);
+        };
         let shift = msi::CONTROL_CAPABLE_SHIFT;
         let shown = self.u16(at + msi::CONTROL) & !(msi::CONTROL_VECTORS_MASK << shift);
         let capable = (kind.vectors.ilog2() as u16) << shift;
@@ -96,7 +132,10 @@ impl Shadow {
         if kind.wide {
             self.keep(at + msi::ADDRESS_HIGH, &[0xff; 4], &[0xff; 4]);
         }
-        self.keep(at + msi_data(&kind), &[0xff; 2], &[0xff; 2]);
+        let data = at + msi_data(&kind);
+        self.keep(data, &[0xff; 4], &[0xff, 0xff, 0, 0]);
+        self.put(data + 2, &[0; 2]);
+        self.withhold(data + 2, &[0xff; 2]);
         if kind.maskable {
             let vectors = u32::MAX >> (32 - kind.vectors.clamp(1, 32));
             self.keep(at + msi_mask(&kind), &[0xff; 4], &vectors.to_le_bytes());
@@ -109,9 +148,19 @@ impl Shadow {
         self.writable[at..at + writable.len()].copy_from_slice(writable);
     }
 
+    fn withhold(&mut self, at: u16, bits: &[u8]) {
+        let at = usize::from(at);
+        self.withheld[at..at + bits.len()].copy_from_slice(bits);
+    }
+
     /// Bytes of it.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Whether a guest's write there goes nowhere.
+    pub(super) fn is_closed(&self, at: u16) -> bool {
+        self.closed.iter().any(|range| range.contains(&at))
     }
 
     /// Whether all of an access is answered here.
@@ -136,6 +185,12 @@ impl Shadow {
         for (new, (ours, writable)) in from.iter().zip(ours) {
             *ours = *ours & !writable | new & writable;
         }
+    }
+
+    /// What the device is told of a guest's write.
+    pub(super) fn told(&self, at: u16, from: &mut [u8]) {
+        let withheld = &self.withheld[usize::from(at)..];
+        from.iter_mut().zip(withheld).for_each(|(byte, bits)| *byte &= !bits);
     }
 
     fn put(&mut self, at: u16, bytes: &[u8]) {
@@ -177,6 +232,19 @@ impl Shadow {
         let last = address.checked_add(bar.size - 1);
         let decoded = on && awake && address != 0 && last.is_some_and(|last| last < most);
         BarPlace { bar: bar.number, address, size: bar.size, decoded }
+    }
+
+    /// Nothing sends messages any more.
+    pub(super) fn messages_off(&mut self, layout: &PciLayout) {
+        for (id, control, enable) in [
+            (CapabilityId::MSI, msi::CONTROL, msi::CONTROL_ENABLE),
+            (CapabilityId::MSIX, msix::CONTROL, msix::CONTROL_ENABLE),
+        ] {
+            if let Some(at) = capability_of(layout, id) {
+                let off = self.u16(at + control) & !enable;
+                self.put(at + control, &off.to_le_bytes());
+            }
+        }
     }
 
     /// How many vectors of MSI are on; `None` while it is off.
@@ -236,6 +304,22 @@ impl Shadow {
     pub(super) fn u32(&self, at: u16) -> u32 {
         u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
     }
+}
+
+/// What a guest must not change, since it is not carried and other places follow from it:
+/// the sizes of BARs, and virtual functions. Made of whole registers of 4 bytes.
+fn closed(seen: &Seen, one: &PciExtended) -> Option<Range<u16>> {
+    let size = match ExtendedId(one.id) {
+        ExtendedId::RESIZABLE_BAR => {
+            let control = seen.u32(one.at.saturating_add(resizable_bar::CONTROL));
+            let count = control >> resizable_bar::CONTROL_COUNT_SHIFT
+                & resizable_bar::CONTROL_COUNT_MASK;
+            extended::HEAD_SIZE + resizable_bar::STRIDE * count.max(1) as u16
+        }
+        ExtendedId::SR_IOV => sr_iov::SIZE,
+        _ => return None,
+    };
+    Some(one.at..one.at.saturating_add(size))
 }
 
 /// The bits of a BAR's lower register that are no address.

@@ -11,7 +11,7 @@ use super::intx::Line;
 use super::seen::Seen;
 use super::shadow::Shadow;
 use super::vectors::{Entry, Vector};
-use super::{BarPlace, InterruptMode, Message, VectorCounts};
+use super::view::{BarPlace, InterruptMode, Message, VectorCounts};
 
 pub(super) struct State {
     pub(super) shadow: Shadow,
@@ -20,8 +20,8 @@ pub(super) struct State {
     pub(super) msi: Vec<Vector>,
     pub(super) msix: Vec<Vector>,
     pub(super) line: Line,
-    /// Not in D0: nothing decodes.
-    pub(super) asleep: bool,
+    /// D0 to D3hot, 0 to 3.
+    pub(super) power: u16,
     /// What is to be heard, is: as [`port::Interrupts::bind`] asked.
     pub(super) connected: bool,
     /// What is bound at the device.
@@ -51,7 +51,7 @@ impl State {
             msi: vectors(layout.msi.map_or(0, |msi| msi.vectors)),
             msix: vectors(msix),
             line: Line::default(),
-            asleep: asleep(seen),
+            power: power(seen),
             connected: false,
             bound: Binding::NONE,
         }
@@ -61,7 +61,7 @@ impl State {
     pub(super) fn renew(&mut self, seen: &Seen) -> io::Result<()> {
         self.shadow = Shadow::new(seen);
         self.entries.fill(Entry::FRESH);
-        self.asleep = asleep(seen);
+        self.power = power(seen);
         self.forget()
     }
 
@@ -72,7 +72,12 @@ impl State {
     }
 
     pub(super) fn places(&self, layout: &PciLayout) -> Vec<BarPlace> {
-        self.shadow.places(layout, !self.asleep)
+        self.shadow.places(layout, !self.asleep())
+    }
+
+    /// Not in D0: nothing decodes.
+    pub(super) fn asleep(&self) -> bool {
+        self.power != 0
     }
 
     pub(super) fn mode(&self, layout: &PciLayout) -> InterruptMode {
@@ -289,9 +294,9 @@ fn collect_if_heard(vector: &mut Vector, masked: bool) -> io::Result<()> {
     if masked { Ok(()) } else { vector.signals.collect() }
 }
 
-fn asleep(seen: &Seen) -> bool {
+fn power(seen: &Seen) -> u16 {
     let power = seen.capability(CapabilityId::POWER_MANAGEMENT);
-    power.is_some_and(|at| seen.u16(at + pm::CONTROL) & pm::CONTROL_STATE_MASK != 0)
+    power.map_or(0, |at| seen.u16(at + pm::CONTROL) & pm::CONTROL_STATE_MASK)
 }
 
 /// Which vectors are masked.

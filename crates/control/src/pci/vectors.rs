@@ -12,7 +12,7 @@
 use std::io;
 
 use super::signals::Signals;
-use super::{Message, VectorCounts};
+use super::view::{Message, VectorCounts};
 
 /// One vector.
 #[derive(Debug, Default)]

@@ -5,7 +5,8 @@ use proptest::prelude::{any, proptest};
 
 use crate::control::{Function, InterruptMode};
 use crate::rig::{
-    AF, Access, LTR, MSI, MSIX, PCIE, PM, TABLE, connected, device, function, load, put,
+    AF, Access, LTR, MSI, MSIX, PM, TABLE, connected, device, function, load, move_to,
+    put,
 };
 use crate::scripted::Scripted;
 
@@ -112,30 +113,6 @@ fn a_device_that_keeps_no_command_register_shows_the_guest_its_own() {
 }
 
 #[test]
-fn a_reset_by_the_guest_reaches_the_device_and_clears_its_view() {
-    for (at, bytes) in [(PCIE + 8, [0, 0x80]), (AF + 4, [1, 0])] {
-        let device = device();
-        // It can be reset by PCI Express.
-        device.script().config[PCIE + 7] = 0x10;
-        let function = Function::open(device.clone()).unwrap().unwrap();
-        function.interrupts().bind().unwrap();
-        function.set_u32(0x18, 0xfd20_4000);
-        function.set_vector(0, false);
-        function.set_u16(MSIX + 2, 0x8000);
-        device.script().config = self::device().script().config;
-        device.script().config[PCIE + 7] = 0x10;
-        function.config_write(at as u16, &bytes).unwrap();
-        let wrote = device.script().config_writes.last().cloned();
-        assert_eq!(wrote, Some((at as u64, bytes.to_vec())));
-        assert_eq!(function.mode(), InterruptMode::Intx);
-        assert_eq!(function.u32(0x18), 0);
-        let mut control = [0; 4];
-        function.bar_read(TABLE, 12, &mut control).unwrap();
-        assert_eq!(control, [1, 0, 0, 0], "masked, as after a reset");
-    }
-}
-
-#[test]
 fn more_vectors_than_there_are_cannot_be_turned_on() {
     let device = device();
     device.script().irqs.insert(1, 4);
@@ -145,12 +122,83 @@ fn more_vectors_than_there_are_cannot_be_turned_on() {
     assert_eq!(function.u16(MSI + 2) >> 1 & 7, 2, "and no more are shown");
     function.set_u16(MSI + 2, 0x0071);
     assert_eq!(device.script().irq_calls.last().unwrap(), "bind 1: 4");
-    // MSI that nobody serves stays off.
+}
+
+#[test]
+fn an_interrupt_that_nobody_serves_is_not_offered() {
     let (device, _) = connected();
     device.script().irqs.remove(&1);
-    let function = Function::open(device).unwrap().unwrap();
+    let function = Function::open(device.clone()).unwrap().unwrap();
+    assert_eq!(function.u16(MSI), (AF as u16) << 8, "no id, and the list goes on");
     function.set_u16(MSI + 2, 1);
     assert_eq!(function.mode(), InterruptMode::Intx);
+    assert_eq!(device.script().config[MSI + 2] & 1, 0, "its line would fall silent");
+    assert_eq!(function.u32(0x3c) >> 8, 1);
+    device.script().irqs.remove(&0);
+    let function = Function::open(device).unwrap().unwrap();
+    assert_eq!((function.u32(0x3c) >> 8, function.mode()), (0, InterruptMode::Off));
+    function.set_u32(0x3c, 0x0000_ff0b);
+    assert_eq!(function.u32(0x3c), 0x0b, "a line's number may be noted anyway");
+}
+
+#[test]
+fn a_bar_that_a_guest_made_larger_is_cut_off_on_the_next_host() {
+    let device = device();
+    {
+        let script = &mut *device.script();
+        // Two BARs whose size can be chosen, and virtual functions.
+        put(&mut script.config, LTR + 2, &[0x01, 0x20]);
+        put(&mut script.config, 0x200, &[0x15, 0, 0x01, 0x24]);
+        put(&mut script.config, 0x208, &[0x40, 0x00, 0, 0, 0xf0]);
+        put(&mut script.config, 0x240, &[0x10, 0, 0x01, 0]);
+        script.writable[0x200..0x300].fill(0xff);
+    }
+    let function = Function::open(device.clone()).unwrap().unwrap();
+    assert_eq!(function.layout().extended.len(), 4);
+    for at in [0x208, 0x210, 0x248, 0x250, 0x27c] {
+        let before = function.u32(at);
+        function.set_u32(at, 0x0101);
+        function.set_u16(at, 0x0101);
+        function.set_u8(at + 1, 1);
+        assert_eq!(function.u32(at), before, "{at:#x}");
+    }
+    assert!(device.script().config_writes.is_empty());
+    // What comes right behind is another's.
+    function.set_u32(0x214, 1);
+    function.set_u32(0x280, 1);
+    assert_eq!(device.script().config_writes.len(), 2);
+}
+
+#[test]
+fn data_of_32_bits_that_would_be_cut_at_a_migration_is_never_promised() {
+    // Extended message data: the device can, and somebody left it on.
+    let extended = || {
+        let device = device();
+        device.script().config[MSI + 3] |= 0x06;
+        device.script().writable[MSI + 3] = 0x04;
+        put(&mut device.script().config, MSI + 14, &[0x77; 2]);
+        put(&mut device.script().writable, MSI + 14, &[0xff; 2]);
+        device
+    };
+    let device = extended();
+    let function = Function::open(device.clone()).unwrap().unwrap();
+    function.interrupts().bind().unwrap();
+    assert_eq!(function.u16(MSI + 2), 0x0186);
+    function.set_u32(MSI + 12, 0xabcd_0040);
+    assert_eq!(function.u32(MSI + 12), 0x40);
+    function.set_u16(MSI + 2, 0x0631);
+    assert_eq!(function.u16(MSI + 2), 0x01b7);
+    // The whole first register, of which the guest may write a part.
+    function.set_u32(MSI, 0x0431_0000);
+    assert_eq!(device.script().config[MSI + 3], 0x03, "it is off at the device");
+    assert_eq!(device.script().config[MSI + 12..MSI + 16], [0x40, 0, 0, 0]);
+    device.script().raise(1, 2, 1);
+    assert_eq!(function.taken(), [(2, 0x42, 1)]);
+    let other = extended();
+    let to = Function::open(other.clone()).unwrap().unwrap();
+    move_to((&device, &function), (&other, &to), || device.script().raise(1, 3, 1));
+    assert_eq!(to.taken(), [(3, 0x43, 1)]);
+    assert_eq!(other.script().config[MSI + 3], 0x03);
 }
 
 #[test]

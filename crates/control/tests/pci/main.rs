@@ -4,7 +4,9 @@
 mod accesses;
 mod carried;
 mod heard;
+mod random;
 mod refused;
+mod resets;
 mod rig;
 #[path = "../scripted/mod.rs"]
 mod scripted;

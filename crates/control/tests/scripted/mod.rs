@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     /// Which bits of config space can be written.
     pub(crate) writable: [u8; 4096],
     pub(crate) config_writes: Vec<(u64, Vec<u8>)>,
+    /// What its config space is once it woke up from D3hot, and where its power state lies.
+    pub(crate) wakes_as: Option<(usize, Box<[u8; 4096]>)>,
     /// Bytes of each region.
     pub(crate) regions: BTreeMap<u32, u64>,
     pub(crate) bar_writes: Vec<(u32, u64, Vec<u8>)>,
@@ -104,6 +106,7 @@ impl Scripted {
             config,
             writable: [0; 4096],
             config_writes: Vec::new(),
+            wakes_as: None,
             regions: BTreeMap::new(),
             bar_writes: Vec::new(),
             irqs: BTreeMap::new(),
@@ -217,10 +220,16 @@ impl Transport for Scripted {
             event.signal(1).unwrap();
         }
         script.config_writes.push((offset, from.to_vec()));
+        let before = script.config;
         for (n, byte) in from.iter().enumerate() {
             let at = offset as usize + n;
             let mask = script.writable[at];
             script.config[at] = script.config[at] & !mask | byte & mask;
+        }
+        if let Some((power, fresh)) = &script.wakes_as
+            && (before[*power] & 3, script.config[*power] & 3) == (3, 0)
+        {
+            script.config = **fresh;
         }
         Ok(())
     }

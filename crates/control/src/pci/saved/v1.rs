@@ -12,8 +12,9 @@ use crate::pci::intx::Level;
 use crate::pci::registers::Register;
 use crate::pci::seen::{capability_of, msi_data, msi_mask};
 use crate::pci::shadow::register_of;
+use crate::pci::unfit::Unfit;
 use crate::pci::vectors::{Entry, Heard};
-use crate::pci::{Message, Unfit};
+use crate::pci::view::Message;
 
 /// Where the capabilities lie that were saved, 0 for one that was not there.
 #[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
