@@ -55,7 +55,7 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l guest
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l device-memory -d 'Memory of each accelerator, a power of two from 16M to 16G [default: 64M] [with --repeat: 32M] [in the matrix: 16M]' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dirty-rate -d 'How much memory the guest rewrites a second' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l dma-rate -d 'How much each accelerator copies a second; 0 leaves devices of any model idle' -r
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l vcpus -d 'vCPUs of the guest' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l vcpus -d 'vCPUs of the guest, 1 to 62' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand demo" -l interrupts -d 'How the devices interrupt the guest [default: the best way that each one has]' -r -f -a "intx\t''
 msi\t''
 msix\t''"
@@ -118,7 +118,7 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and not
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l memory -d 'Guest memory' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l device -d 'A device, vfio-user:PATH; once for each, in the same order on both sides' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l control -d 'The control socket to make, for this user alone' -r -F
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l vcpus -d 'vCPUs' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l vcpus -d 'vCPUs, 1 to 62' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l dirty-rate -d 'How much memory the vCPUs rewrite a second' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l dma-rate -d 'How much each device copies a second' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from run" -l seed -d 'Where the vCPUs\' random numbers start' -r
@@ -144,7 +144,7 @@ complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __f
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l memory -d 'Guest memory' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l device -d 'A device, vfio-user:PATH; once for each, in the same order on both sides' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l control -d 'The control socket to make, for this user alone' -r -F
-complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l vcpus -d 'vCPUs' -r
+complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l vcpus -d 'vCPUs, 1 to 62' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l dirty-rate -d 'How much memory the vCPUs rewrite a second' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l dma-rate -d 'How much each device copies a second' -r
 complete -c vfio-migrate -n "__fish_vfio_migrate_using_subcommand guest; and __fish_seen_subcommand_from receive" -l seed -d 'Where the vCPUs\' random numbers start' -r

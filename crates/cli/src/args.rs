@@ -31,7 +31,7 @@ use states::v2::Capabilities;
 
 use crate::devices::DeviceUri;
 use crate::guest::options::{Inject, InterruptKind};
-use crate::units::{Invalid, Rate, Size};
+use crate::units::{Invalid, Rate, Size, time};
 
 /// Live migration of VFIO devices.
 #[derive(Debug, Parser)]
@@ -173,11 +173,10 @@ impl Command {
 #[derive(Args, Clone, Debug)]
 pub struct Budget {
     /// Stop the guest when that takes at most so many milliseconds
-    #[arg(long, default_value_t = 300, value_name = "MS")]
+    #[arg(long, default_value_t = 300, value_name = "MS", value_parser = milliseconds)]
     pub downtime_limit: u64,
     /// How many seconds pre-copy may take
-    #[arg(long, default_value_t = 300, value_name = "S",
-          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    #[arg(long, default_value_t = 300, value_name = "S", value_parser = seconds)]
     pub max_time: u64,
     /// After that time: give up with the source running, or stop the guest all the same
     #[arg(long, default_value_t = OnTimeout::Fail, value_name = "WHAT")]
@@ -434,6 +433,20 @@ fn limit(text: &str) -> Result<Rate, String> {
     Ok(rate)
 }
 
+/// Milliseconds, unless another unit is said.
+fn milliseconds(text: &str) -> Result<u64, String> {
+    Ok(time(text, Some("ms"))?.as_millis() as u64)
+}
+
+/// Whole seconds, unless another unit is said.
+fn seconds(text: &str) -> Result<u64, String> {
+    match time(text, Some("s"))? {
+        time if time.subsec_nanos() > 0 => Err("write whole seconds".to_owned()),
+        time if time.is_zero() => Err("write 1s or more".to_owned()),
+        time => Ok(time.as_secs()),
+    }
+}
+
 fn capabilities(text: &str) -> Result<Capabilities, String> {
     let flags: u64 = text.parse().map_err(|_| "write one of 1, 3, 5 and 7".to_owned())?;
     Capabilities::try_from_flags(flags).map_err(|error| error.to_string())
@@ -456,6 +469,30 @@ mod tests {
             let cli = Cli::try_parse_from(line.split(' ')).expect("arguments");
             assert!(cli.global.json);
             assert_eq!(cli.global.verbose, 2);
+        }
+    }
+
+    #[test]
+    fn a_time_with_its_unit_is_an_invalid_digit() {
+        let budget = |more: &str| {
+            let line = format!("vfio-migrate guest ctl a migrate --to unix:b {more}");
+            Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())
+        };
+        let times = ["30", "30s", "5m", "24h"].map(|time| format!("--max-time {time}"));
+        let limits =
+            ["0", "100", "100ms", "2s"].map(|it| format!("--downtime-limit {it}"));
+        for good in times.iter().chain(&limits) {
+            budget(good).expect(good);
+        }
+        for (bad, says) in [
+            ("--max-time 30ms", "whole seconds"),
+            ("--max-time 0s", "1s or more"),
+            ("--max-time s", "of s, or with ms, s, m or h"),
+            ("--max-time 25h", "24h or less"),
+            ("--downtime-limit 1.5s", "of ms, or with ms, s, m or h"),
+        ] {
+            let error = budget(bad).expect_err(bad);
+            assert!(error.contains(says), "{error}");
         }
     }
 

@@ -47,6 +47,7 @@ mod page;
 mod pci;
 mod peers;
 mod process;
+mod round;
 mod sections;
 mod signals;
 mod snapshot;

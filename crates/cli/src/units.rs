@@ -1,7 +1,8 @@
-//! Sizes and rates as people write and read them. `M` is MiB throughout.
+//! Sizes, rates and times as people write and read them. `M` is MiB throughout.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A number of bytes: plain, or with `K`, `M`, `G` or `T` (powers of 1024).
 ///
@@ -35,6 +36,43 @@ impl Rate {
     /// How many bytes a second.
     pub const fn bytes_per_second(self) -> u64 {
         self.0
+    }
+}
+
+/// A time: a whole number with `ms`, `s`, `m` or `h`; without a unit only where `bare`
+/// says which it is then. A day at most, so that sums of it are times too.
+///
+/// # Errors
+/// What to write instead.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use vfio_migrate_cli::units::time;
+///
+/// assert_eq!(time("1500ms", None), Ok(Duration::from_millis(1500)));
+/// assert_eq!(time("5", Some("m")), Ok(Duration::from_secs(300)));
+/// ```
+pub fn time(text: &str, bare: Option<&str>) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    let nonsense = || {
+        let bare = bare.map_or(String::new(), |unit| format!("of {unit}, or "));
+        format!("write a whole number {bare}with ms, s, m or h, such as 500ms or 30s")
+    };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = if unit.is_empty() { bare.unwrap_or(unit) } else { unit };
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 3600 * 1000,
+        _ => return Err(nonsense()),
+    };
+    let number: u32 = number.parse().map_err(|_| nonsense())?;
+    match Duration::from_millis(u64::from(number) * millis) {
+        time if time > LONGEST => Err("write 24h or less".to_owned()),
+        time => Ok(time),
     }
 }
 

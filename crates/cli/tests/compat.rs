@@ -129,6 +129,8 @@ fn a_person_is_not_told_which_field_it_is() {
         line.unwrap_or_else(|| panic!("no {start} in {}", no.out)).to_owned()
     };
     assert!(line("model").ends_with(" no"), "{no:?}");
+    assert!(line("layout").ends_with(" not compared"), "{no:?}");
+    assert!(line("data version").ends_with(" not compared"), "{no:?}");
     assert!(line("byte order").ends_with(" same"), "{no:?}");
     assert!(line("transactions").ends_with(" fine"), "{no:?}");
     assert!(line("- device uart is a model uart-2").contains("a model accel-16M"));
@@ -149,6 +151,14 @@ fn another_model_is_promised_a_migration() {
     // All that does not fit, and not only the first of it.
     assert_eq!(unfit(&answer), ["ids", "model", "generation", "capabilities"]);
     assert_eq!(reasons(&answer).len(), 4);
+    // What a migration does not look at then is not said to fit.
+    for (name, why) in
+        [("layout", "the ids differ"), ("data_version", "the models differ")]
+    {
+        let told = field(&answer, name);
+        assert!(told["fits"].is_null(), "{told}");
+        assert_eq!(told["why"], format!("not compared: {why}"), "{told}");
+    }
     is_refused(&uart.uri, &accel.uri, &reasons(&answer), Before::All);
 }
 

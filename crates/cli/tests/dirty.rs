@@ -3,6 +3,8 @@
 
 mod stage;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -224,7 +226,7 @@ fn a_device_that_somebody_has_programmed_is_not_programmed_again() {
 }
 
 #[test]
-fn a_server_that_dies_ends_the_watch_and_leaves_no_half_a_picture() {
+fn a_server_that_dies_takes_what_was_seen_along_or_leaves_half_a_picture() {
     let folder = folder();
     let (mut server, device) = served(folder.path(), &[]);
     let picture = folder.path().join("heat.svg");
@@ -234,12 +236,35 @@ fn a_server_that_dies_ends_the_watch_and_leaves_no_half_a_picture() {
     assert!(process.line().contains("pages"));
     server.process.kill();
     assert_eq!(process.wait(stage::LONGEST), Some(1), "{}", process.err());
-    assert!(process.err().contains("the device is gone"));
-    let left: Vec<_> = std::fs::read_dir(folder.path())
+    let why = process.err();
+    for words in ["the device is gone", "cannot be watched any more", &shown] {
+        assert!(why.contains(words), "{why}");
+    }
+    let svg = std::fs::read_to_string(&picture).expect("a picture");
+    assert!(elements(&svg).iter().any(|tag| tag.contains("class=\"column\"")));
+    assert!(svg.contains("until it could not be watched any more"));
+    let mut left: Vec<_> = std::fs::read_dir(folder.path())
         .expect("the folder")
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
-    assert_eq!(left, ["a.sock"]);
+    left.sort();
+    assert_eq!(left, ["a.sock", "heat.svg"]);
+}
+
+#[test]
+fn a_picture_whose_name_is_no_text_ends_the_watch_in_a_panic() {
+    let folder = folder();
+    let (_server, device) = served(folder.path(), &[]);
+    let picture = folder.path().join(OsStr::from_bytes(b"heat\xff.svg"));
+    let watch = ["dirty", &device, "--duration", "40ms", "--interval", "20ms", "--json"];
+    let mut watch: Vec<&OsStr> = watch.map(OsStr::new).to_vec();
+    watch.extend([OsStr::new("--picture"), picture.as_os_str()]);
+    let ended = run(&watch);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    let summary = ended.json();
+    let named = summary["summary"]["picture"].as_str().expect("a name");
+    assert!(named.ends_with("heat\u{fffd}.svg"), "{named}");
+    assert!(picture.exists());
 }
 
 /// In every generation: the log is not part of any.

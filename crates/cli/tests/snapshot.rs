@@ -2,8 +2,10 @@
 
 mod stage;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -181,6 +183,12 @@ fn a_full_disk_and_a_place_that_cannot_be_leave_the_guest_running() {
     assert_eq!(ended.status, 1, "{ended:?}");
     let ended = snapshot(&here, Path::new("-"), &[]);
     assert_eq!(ended.status, 2, "{ended:?}");
+    // The guest's process is told of the file by a text, which this cannot be.
+    let ctl = ["guest", "ctl", text(&here.control), "snapshot"].map(OsStr::new);
+    let name = OsStr::from_bytes(b"guest\xff.vfm");
+    let ended = stage::run(&[&ctl[..], &[name]].concat());
+    assert_eq!(ended.status, 2, "{ended:?}");
+    assert!(ended.err.contains("not UTF-8: name another file"), "{ended:?}");
     assert!(here.works());
     sound(&here);
 }

@@ -270,6 +270,26 @@ fn a_section_that_nobody_takes_is_dropped() {
 }
 
 #[test]
+fn a_section_too_many_is_said_to_be_the_other_sides_mistake() {
+    let (near, far) = sides();
+    let mut source = Rig::source(&near, &[ALL]);
+    for n in source.sections.len()..65 {
+        let more =
+            FakeSection::new(&near, &format!("cpu{n}"), Order::BeforeDevices, vec![1]);
+        source.sections.push(more.handle());
+        source.machine().sections.push(Box::new(more));
+    }
+    let blockers = Outgoing::blockers(source.machine());
+    assert_eq!(blockers.len(), 1, "{blockers:?}");
+    let destination = Rig::destination(&far, &[ALL]);
+    refused(
+        source,
+        destination,
+        "65 sections of the VMM's own, and a stream has at most 64",
+    );
+}
+
+#[test]
 fn a_set_that_cannot_stop_in_order_is_stopped_anyhow() {
     let set = [Capabilities::STOP_COPY, Capabilities::PRE_COPY];
     for there in [false, true] {

@@ -130,7 +130,7 @@ impl fmt::Display for Uri {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UriError {
     /// Neither `tcp:` nor `unix:`.
-    #[error("`{0}` is no place to migrate to: write tcp:HOST:PORT or unix:PATH")]
+    #[error("`{0}` is no place to migrate to or from: write tcp:HOST:PORT or unix:PATH")]
     Scheme(String),
     /// No port.
     #[error("`{0}` has no port: write tcp:HOST:PORT")]

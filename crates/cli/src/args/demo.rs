@@ -7,7 +7,7 @@ use super::{
     Budget, DIRTY_RATE, DMA_RATE, Generation, ServedModel, capabilities, inject,
     interrupts,
 };
-use crate::guest::options::{Inject, InterruptKind};
+use crate::guest::options::{Inject, InterruptKind, MOST_VCPUS};
 use crate::units::{Rate, Size};
 
 /// `demo`.
@@ -59,9 +59,9 @@ pub struct Demo {
     /// all of v1 and rfc2018) are then refused where there are two or more
     #[arg(long)]
     pub p2p: bool,
-    /// vCPUs of the guest
+    /// vCPUs of the guest, 1 to 62
     #[arg(long, default_value_t = 2, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=64))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_VCPUS)))]
     pub vcpus: u32,
     /// How the devices interrupt the guest [default: the best way that each one has]
     #[arg(long, value_name = "HOW", value_parser = interrupts())]

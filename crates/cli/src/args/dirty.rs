@@ -7,13 +7,11 @@ use clap::Args;
 
 use super::DMA_RATE;
 use crate::devices::DeviceUri;
-use crate::units::{Rate, Size};
+use crate::units::{Rate, Size, time};
 
 /// The shortest interval: below it a line would tell more of the asking than of the
 /// device.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// The longest that a device is watched.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// The most memory that is watched, in bytes: 32 MiB of bits.
 const MOST: u64 = 1 << 40;
 /// What addresses and sizes are multiples of, in bytes: no log tells finer.
@@ -52,38 +50,16 @@ pub struct Dirty {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    match time(text)? {
+    match time(text, None)? {
         interval if interval < SHORTEST => Err("write 10ms or more".to_owned()),
         interval => Ok(interval),
     }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    match time(text)? {
-        duration if duration > LONGEST => Err("write 24h or less".to_owned()),
+    match time(text, None)? {
         duration if duration < SHORTEST => Err("write 10ms or more".to_owned()),
         duration => Ok(duration),
-    }
-}
-
-/// A whole number of milliseconds, seconds, minutes or hours; no longer than [`LONGEST`]
-/// by much, so that sums of it are times too.
-fn time(text: &str) -> Result<Duration, String> {
-    let nonsense =
-        || "write a whole number with ms, s, m or h, such as 500ms or 30s".to_owned();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 3600 * 1000,
-        _ => return Err(nonsense()),
-    };
-    let number: u32 = number.parse().map_err(|_| nonsense())?;
-    match Duration::from_millis(u64::from(number) * millis) {
-        time if time > LONGEST => Err("write 24h or less".to_owned()),
-        time => Ok(time),
     }
 }
 

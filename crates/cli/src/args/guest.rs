@@ -7,7 +7,7 @@ use link::Uri;
 
 use super::{Budget, DIRTY_RATE, DMA_RATE};
 use crate::devices::DeviceUri;
-use crate::guest::options::{Inject, InterruptKind};
+use crate::guest::options::{Inject, InterruptKind, MOST_VCPUS};
 use crate::units::{Rate, Size};
 
 /// `guest`.
@@ -73,9 +73,9 @@ pub struct MachineArgs {
     /// The control socket to make, for this user alone
     #[arg(long, value_name = "PATH")]
     pub control: PathBuf,
-    /// vCPUs
+    /// vCPUs, 1 to 62
     #[arg(long, default_value_t = 2, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..=64))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_VCPUS)))]
     pub vcpus: u32,
     /// How much memory the vCPUs rewrite a second
     #[arg(long, default_value = DIRTY_RATE, value_name = "RATE")]

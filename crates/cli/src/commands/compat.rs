@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use engine::devices::check_p2p;
 use engine::drive;
 use engine::migration::Options;
-use engine::migration::compat::{Field, Side, differences};
+use engine::migration::compat::{Field, Side, differences, not_compared};
 use port::Device;
 use serde_json::{Value, json};
 
@@ -116,12 +116,18 @@ impl Answer<'_> {
         let fields = self.pairs().flat_map(|(n, source, destination)| {
             Field::EVERY.into_iter().map(move |field| {
                 let why = self.why(n, field);
+                let compared = not_compared(source, destination, field);
+                // What was not compared neither fits nor differs.
+                let fits = compared.is_none().then_some(why.is_none());
+                let why = why.map(str::to_owned);
+                let why =
+                    why.or_else(|| compared.map(|why| format!("not compared: {why}")));
                 json!({
                     "device": source.name(),
                     "field": field.name().replace(' ', "_"),
                     "source": source.shows(field),
                     "destination": destination.shows(field),
-                    "fits": why.is_none(),
+                    "fits": fits,
                     "why": why,
                 })
             })
@@ -157,8 +163,10 @@ impl Answer<'_> {
                     side.shows(field).unwrap_or_else(|| none.to_owned())
                 };
                 let (from, into) = (show(source), show(destination));
+                let compared = not_compared(source, destination, field).is_none();
                 let verdict = match self.why(n, field) {
                     Some(_) => "no",
+                    None if !compared => "not compared",
                     None if from == into => "same",
                     None => "fine",
                 };

@@ -25,6 +25,9 @@ use crate::units::Rate;
 /// something at every round; a guest that is frozen reads all its memory first.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a guest may take to say how it is, which it does whatever it does besides.
+const SHORT: Duration = Duration::from_secs(20);
+
 /// The longest line of an answer.
 const LINE: u64 = 4 << 20;
 
@@ -55,7 +58,9 @@ pub fn run(ctl: &Ctl, global: &Global) -> Result<Exit> {
     let answer = match &ctl.command {
         Control::Migrate(migrate) => return self::migrate(socket, migrate, global),
         Control::Snapshot(snapshot) => return self::snapshot(socket, snapshot, global),
-        Control::Status => simple(json!({ "command": "status" }))?,
+        Control::Status => {
+            talk(socket, &json!({ "command": "status" }), SHORT, &mut |_| {})?
+        }
         Control::Receive { from } => {
             simple(json!({ "command": "receive", "from": from.to_string() }))?
         }
@@ -103,6 +108,14 @@ fn snapshot(socket: &Path, snapshot: &Snapshot, global: &Global) -> Result<Exit>
     // The guest's process has a folder of its own.
     let file = std::path::absolute(&snapshot.file)
         .with_context(|| format!("cannot name {}", snapshot.file.display()))?;
+    // And it is told which by a text.
+    let file = file.to_str().ok_or_else(|| {
+        let text = format!(
+            "the guest's process cannot be told of {}, which is not UTF-8: name another file",
+            file.display()
+        );
+        Nonsense(text)
+    })?;
     let _cancelling = cancel_on_signal(socket)?;
     let show = Show::new(global.json, global.verbose > 0);
     let request = json!({
@@ -232,7 +245,10 @@ fn next(answers: &mut BufReader<UnixStream>, patience: Duration) -> Result<Value
         }
         Ok(_) => Ok(serde_json::from_slice(&line).context("its answer is no JSON")?),
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            bail!("it was silent for {} s", patience.as_secs())
+            bail!(
+                "it was silent for {} s: is this the control socket of a guest?",
+                patience.as_secs()
+            )
         }
         Err(error) => Err(error.into()),
     }

@@ -67,17 +67,33 @@ pub(super) fn run(dirty: &Dirty) -> Result<Exit> {
         let _ = asked.send(());
     })?;
     let mut heat = Heat::new(range, intervals(dirty));
-    let seen = watch(&transport, dirty, range, &signal, &mut heat)
-        .with_context(|| format!("{device} cannot be watched"))?;
-    let drawn = picture.as_mut().map_or(Ok(()), |file| {
+    let seen = watch(&transport, dirty, range, &signal, &mut heat);
+    let said = match &seen {
+        Ok(seen) => seen.sentence(range),
+        Err(_) => {
+            let (size, start) = (Size::from_bytes(range.length()), range.start());
+            format!("{size} at {start:#x}, until it could not be watched any more")
+        }
+    };
+    // What was seen before a device went away is worth as much.
+    let picture = picture.as_mut().filter(|_| seen.is_ok() || heat.begun());
+    let drawn = picture.map_or(Ok(false), |file| {
         let device = device.to_string();
-        let said = seen.sentence(range);
         let words = Words { device: &device, interval: dirty.interval, said: &said };
         let svg = heat.svg(&words);
-        file.send(&[IoSlice::new(svg.as_bytes())]).and_then(|()| file.commit())
+        file.send(&[IoSlice::new(svg.as_bytes())])?;
+        file.commit().map(|()| true)
     });
-    // What was counted is worth as much on a full disk.
-    let named = dirty.picture.as_deref().filter(|_| drawn.is_ok());
+    // And what was counted, on a full disk.
+    let named = dirty.picture.as_deref().filter(|_| matches!(drawn, Ok(true)));
+    let seen = seen.with_context(|| match (heat.begun(), named) {
+        (false, _) => format!("{device} cannot be watched"),
+        (true, None) => format!("{device} cannot be watched any more"),
+        (true, Some(path)) => format!(
+            "{device} cannot be watched any more (what was seen until then: {})",
+            path.display()
+        ),
+    })?;
     output::say(&seen.text(dirty, range, named), &seen.to_json(dirty, range, named))?;
     drawn.context("cannot write the picture")?;
     Ok(status(Found::Done))
@@ -386,7 +402,7 @@ impl Seen {
                 "errors": wrote.errors,
             })),
             "programmed_before": self.driven_before,
-            "picture": picture,
+            "picture": picture.map(|path| path.display().to_string()),
         }})
     }
 }

@@ -28,10 +28,10 @@ use serde::{Deserialize, Serialize};
 
 use super::bus::Bus;
 use super::controller::{self, VECTORS};
-use super::device::Round;
 use super::layout::{Area, PAGE};
 use super::page::{BYTES, Page, Stamp};
 use super::pci::Pci;
+use super::round::Round;
 
 /// Who writes windows: this and the number of the device.
 const WINDOW_WRITER: u32 = 0x1_0000;

@@ -8,8 +8,8 @@ use control::TransportError;
 use port::Gate;
 
 use super::board::Board;
-use super::device::Round;
 use super::options::MachineOptions;
+use super::round::Round;
 use crate::report::Changed;
 
 /// Counts what changed since [`Changes::begin`]; with `hold`, keeps the guest from being

@@ -30,6 +30,7 @@ use super::digests::{Device as Seen, Digests};
 use super::layout::Area;
 use super::options::InterruptKind;
 use super::pci::{Addresses, Boot, Pci};
+use super::round::Round;
 use super::uart::{Uart, UartDriver};
 use super::vcpu::Hands;
 use crate::report::Problem;
@@ -89,19 +90,6 @@ pub(super) enum Kind {
     Accel,
     /// `models::uart`.
     Uart,
-}
-
-/// Places that a device or its driver writes one after the other, again and again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Round {
-    /// Writes so far, of which each goes to the next place.
-    pub(super) count: u64,
-    /// Writes that may have been under way when somebody began to count.
-    pub(super) lag: u64,
-    /// How many of the places are pages of RAM.
-    pub(super) pages: u64,
-    /// How many are blocks of the device.
-    pub(super) blocks: u64,
 }
 
 impl Kind {

@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::options::InterruptKind;
 
 /// The version of the format.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The longest first line, in bytes.
 const LONGEST_LINE: u64 = 1 << 20;
 /// The most digests in a file: 4 TiB of pages.
@@ -88,8 +88,26 @@ pub struct Vector {
     pub absorbed: u64,
     /// Times that it was masked and at least one came.
     pub windows: u64,
+    /// What of that there can have been by what the guest itself knows, which masked it.
+    pub own: Own,
     /// Whether it is masked now.
     pub masked: bool,
+}
+
+/// The times that a vector was masked and something came, as its guest knows them: as few
+/// and as many as there can have been.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Own {
+    /// Such times.
+    pub windows: (u64, u64),
+    /// What came then and became no interrupt of its own.
+    pub swallowed: (u64, u64),
+}
+
+impl Own {
+    /// Nothing is known.
+    pub(super) const ANY: Own = Own { windows: (0, u64::MAX), swallowed: (0, u64::MAX) };
 }
 
 /// The account of a line.
@@ -109,6 +127,11 @@ impl Device {
     /// One of its counters, where it has one of that name.
     pub fn find(&self, name: &str) -> Option<u64> {
         self.counters.iter().find(|(known, _)| known == name).map(|(_, n)| *n)
+    }
+
+    /// How many messages it has sent by a vector, where it counts that.
+    pub fn sent(&self, vector: usize) -> Option<u64> {
+        self.find(&format!("irq_sent_{vector}"))
     }
 
     /// One of its counters; 0 where it has none of that name.

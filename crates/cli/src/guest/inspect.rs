@@ -10,7 +10,7 @@ use port::{Inspect, VmmError};
 
 use super::board::Board;
 use super::device;
-use super::digests::{Device, Digests, Line, Vector};
+use super::digests::{Device, Digests, Line, Own, Vector};
 use super::layout::PAGE;
 use super::memory::Ram;
 use super::options::InterruptKind;
@@ -74,16 +74,18 @@ pub(super) fn digests(board: &Board, p2p: bool) -> Result<Digests> {
                 chunk_bytes: found.chunk_bytes,
                 chunks,
                 counters: found.counters,
-                ..interrupts(board, device)?
+                ..Device::default()
             };
+            let seen = interrupts(board, device, seen)?;
             Ok((seen, found.chunks))
         })
         .collect();
     Ok(Digests::new(registers?, board.timer.now(), p2p, pages, devices?))
 }
 
-/// What there is to say of a device's function: its interrupts, and where its BARs are.
-fn interrupts(board: &Board, device: &device::Device) -> Result<Device> {
+/// What there is to say of the function of a device that counts this: its interrupts, and
+/// where its BARs are.
+fn interrupts(board: &Board, device: &device::Device, seen: Device) -> Result<Device> {
     let function = board.bus.function(device.number);
     let kind = match function.mode() {
         InterruptMode::Off => None,
@@ -95,16 +97,22 @@ fn interrupts(board: &Board, device: &device::Device) -> Result<Device> {
     let counts = function.counts().context("its interrupts")?;
     let handled = heard.handled.into_iter().chain(std::iter::repeat(0));
     let line = counts.first().filter(|_| kind == Some(InterruptKind::Intx));
-    let vector = |counts: VectorCounts, handled| Vector {
+    let driver = board.driver(device.number);
+    let own = |number: usize| {
+        let vectors = driver.as_ref().map(|driver| &driver.pci.vectors);
+        vectors.map_or(Own::default(), |vectors| vectors.own(number, seen.sent(number)))
+    };
+    let vector = |(number, (counts, handled)): (usize, (&VectorCounts, u64))| Vector {
         handled,
         pending: counts.pending,
         held: counts.held,
         absorbed: counts.absorbed,
         windows: counts.windows,
+        own: own(number),
         masked: counts.masked,
     };
     let vectors = match line {
-        None => counts.iter().zip(handled).map(|(one, n)| vector(*one, n)).collect(),
+        None => counts.iter().zip(handled).enumerate().map(vector).collect(),
         Some(_) => handled
             .take(heard.handled.len())
             .map(|handled| Vector { handled, ..Vector::default() })
@@ -119,7 +127,7 @@ fn interrupts(board: &Board, device: &device::Device) -> Result<Device> {
     let bars = function.bars();
     let bars = bars.iter().filter(|place| place.decoded);
     let bars = bars.map(|place| (place.bar, place.address)).collect();
-    Ok(Device { interrupts: kind, vectors, line, bars, ..Device::default() })
+    Ok(Device { interrupts: kind, vectors, line, bars, ..seen })
 }
 
 /// The checksum of every page.

@@ -6,8 +6,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use wire::message::MAX_SECTIONS;
 
 use crate::devices::DeviceUri;
+
+/// The most vCPUs: each is a section of a migration's stream, which has room for so many,
+/// beside the interrupt controller's and the timer's.
+pub const MOST_VCPUS: u32 = MAX_SECTIONS as u32 - 2;
 
 /// The machine, which has to be the same on both sides of a migration.
 #[derive(Clone, Debug)]
@@ -16,7 +21,7 @@ pub struct MachineOptions {
     pub memory: u64,
     /// The devices, in the same order on both sides; at most 16.
     pub devices: Vec<DeviceUri>,
-    /// vCPUs, 1 to 64.
+    /// vCPUs, 1 to [`MOST_VCPUS`].
     pub vcpus: u32,
     /// Bytes of pages that the vCPUs rewrite in a second, all together; 0 for an idle
     /// guest. Part of the guest's state: the destination's is not looked at.
@@ -165,7 +170,7 @@ impl MachineOptions {
     /// The first thing that no machine can have.
     pub fn validate(&self) -> Result<(), OptionsError> {
         MachineOptions::fits_memory(self.memory)?;
-        if !(1..=64).contains(&self.vcpus) {
+        if !(1..=MOST_VCPUS).contains(&self.vcpus) {
             return Err(OptionsError::Vcpus(self.vcpus));
         }
         if self.devices.len() > 16 {
@@ -185,7 +190,7 @@ pub enum OptionsError {
     #[error("{0} bytes of memory: give a multiple of 4096 from 4M on")]
     Memory(u64),
     /// Too few or too many vCPUs.
-    #[error("{0} vCPUs: give 1 to 64")]
+    #[error("{0} vCPUs: give 1 to {MOST_VCPUS}")]
     Vcpus(u32),
     /// Too many devices.
     #[error("{0} devices: give at most 16")]
@@ -235,7 +240,8 @@ mod tests {
         for (bad, says) in [
             (MachineOptions { memory: 4 << 10, ..good.clone() }, "4M"),
             (MachineOptions { memory: (4 << 20) + 1, ..good.clone() }, "4096"),
-            (MachineOptions { vcpus: 0, ..good.clone() }, "1 to 64"),
+            (MachineOptions { vcpus: 0, ..good.clone() }, "1 to 62"),
+            (MachineOptions { vcpus: 63, ..good.clone() }, "1 to 62"),
             (MachineOptions { devices: vec![device.clone(); 17], ..good.clone() }, "16"),
             (MachineOptions { devices: vec![device], p2p: true, ..good.clone() }, "two"),
         ] {

@@ -11,6 +11,7 @@
 //! the vCPU's registers: a device that arrives with other addresses, masks or messages
 //! than it left with is a device that its driver does not find.
 
+mod account;
 mod addresses;
 mod moves;
 mod sizes;

@@ -16,8 +16,9 @@ use super::board::{Board, now_ns};
 use super::controller::State;
 use super::vcpu::{Registers, locked};
 
-/// The version of the registers: since 3, they have what the guest made of its bus.
-const REGISTERS: u32 = 3;
+/// The version of the registers: since 3, they have what the guest made of its bus, since 4
+/// when a vector was masked and something came.
+const REGISTERS: u32 = 4;
 /// The version of the interrupt controller: since 3, it is one.
 const CONTROLLER: u32 = 3;
 /// The version of the timer.

@@ -26,10 +26,10 @@ use models::uart::{BAR0, FIFO_BYTES, FIFO_SAVED_AT, PORTS_MAX};
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::device::Round;
 use super::digests::Digests;
 use super::page::mix;
 use super::pci::{Came, Pci, Reach};
+use super::round::Round;
 use crate::report::Problem;
 
 /// Exchanges after which the settings of a line change.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use states::v2::Capabilities;
-use vfio_migrate_cli::guest::options::Inject;
+use vfio_migrate_cli::guest::options::{Inject, MOST_VCPUS};
 
 use crate::rig::{Rig, Side, migrate};
 
@@ -38,6 +38,19 @@ fn a_guest_with_two_devices_arrives_to_the_byte_and_runs_on() {
     let downtime = report["downtime_ms"].as_f64().expect("a downtime");
     assert!(gap > 0.0 && gap <= downtime * 1.1 + 10.0, "{gap} of {downtime}");
     assert_eq!((source.quit(), destination.quit()), (0, 0));
+}
+
+#[test]
+fn a_guest_with_every_vcpu_that_it_may_have_can_never_move() {
+    let rig = Rig::new(&[Capabilities::ALL]);
+    let (mut run, mut receive) = (rig.source(), rig.destination());
+    run.machine.vcpus = MOST_VCPUS;
+    receive.machine.vcpus = MOST_VCPUS;
+    let (source, destination) = (rig.run(run), rig.receive(receive));
+    let report = source.migrate(&destination);
+    assert_eq!(report["outcome"], "completed", "{report}");
+    rig.compare().expect("both sides the same");
+    runs_on(&destination);
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Guests with serial ports: whatever waits in a FIFO arrives, in order, once.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 use states::v2::Capabilities;
+use vfio_migrate_cli::guest::check::consistent;
 use vfio_migrate_cli::guest::digests::Digests;
 use vfio_migrate_cli::guest::options::Inject;
 use vfio_migrate_cli::guest::run;
 
 use crate::migrations::runs_on;
-use crate::rig::{Model, Rig};
+use crate::rig::{LONG, Model, Rig};
 
 const ACCEL: Model = Model::Accel(Capabilities::ALL);
 
@@ -155,7 +158,11 @@ fn a_line_that_was_drained_is_never_heard_again_after_a_rollback() {
     run.hold = false;
     let source = rig.run(run);
     let mut drained = [0; 3];
-    for attempt in 0..20 {
+    let began = Instant::now();
+    for attempt in 0.. {
+        // Every third stop or so finds a line up; the others find it turned off by the
+        // guest, on a busy machine nearly always: only rounds that end so are long then.
+        assert!(began.elapsed() < LONG, "nothing was ever drained: {drained:?}");
         let mut refuses = rig.destination();
         // It cannot write down what came: after the stop, before the commit.
         refuses.digests = Some(rig.path("no folder/digests"));
@@ -165,6 +172,8 @@ fn a_line_that_was_drained_is_never_heard_again_after_a_rollback() {
         assert_eq!(destination.ended(), 1);
         assert_eq!(source.state(), "running", "{report}");
         let stopped = Digests::read(&rig.path("source.digests")).expect("digests");
+        // What waits is up, or off: nothing that nobody will ever kick.
+        assert_eq!(consistent(&stopped, "source"), []);
         for (seen, device) in drained.iter_mut().zip(&stopped.header.devices) {
             let pending = device.line.is_some_and(|line| line.pending);
             *seen += device.counter("irq_waits_0").min(pending.into());
@@ -186,5 +195,4 @@ fn a_line_that_was_drained_is_never_heard_again_after_a_rollback() {
             return;
         }
     }
-    panic!("nothing was ever drained: {drained:?}");
 }

@@ -5,6 +5,8 @@
 pub(crate) mod alone;
 pub(crate) mod relay;
 
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -40,7 +42,7 @@ pub(crate) fn folder() -> tempfile::TempDir {
 }
 
 /// Runs the command to its end.
-pub(crate) fn run(arguments: &[&str]) -> Ended {
+pub(crate) fn run<A: AsRef<OsStr> + Debug>(arguments: &[A]) -> Ended {
     let mut process = Process::start(arguments);
     let status = process.wait(LONGEST).unwrap_or_else(|| {
         panic!("{arguments:?} did not end: {:?} {:?}", process.out(), process.err())
@@ -58,12 +60,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(arguments: &[&str]) -> Process {
+    pub(crate) fn start<A: AsRef<OsStr>>(arguments: &[A]) -> Process {
         Process::start_other(env!("CARGO_BIN_EXE_vfio-migrate"), arguments)
     }
 
     /// Another program than ours, or ours by way of one.
-    pub(crate) fn start_other(program: &str, arguments: &[&str]) -> Process {
+    pub(crate) fn start_other<A: AsRef<OsStr>>(
+        program: &str,
+        arguments: &[A],
+    ) -> Process {
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())

@@ -122,7 +122,7 @@ impl Outgoing {
     /// What would keep this machine from migrating; empty when nothing does. Reads
     /// only, and starts nothing.
     pub fn blockers(machine: &Machine) -> Vec<String> {
-        let mut blockers = Vec::new();
+        let mut blockers: Vec<String> = compat::too_many(machine).collect();
         let capabilities =
             machine.devices.iter().map(|slot| slot.device.identity().capabilities);
         if let Err(refusal) = check_p2p(capabilities, machine.dma.peer_to_peer()) {

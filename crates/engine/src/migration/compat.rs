@@ -7,8 +7,8 @@
 use port::{Bus, DecisionStore, Device, GuestMemory, Identity, Section, StoreId};
 use states::v2::Capabilities;
 use wire::message::{
-    self, AcceptedDevice, DeviceIdentity, Hello, MAX_NAME_BYTES, MAX_TEXT_BYTES, Refusal,
-    RefusalCode, RunState,
+    self, AcceptedDevice, DeviceIdentity, Hello, MAX_DEVICES, MAX_NAME_BYTES,
+    MAX_REGIONS, MAX_SECTIONS, MAX_TEXT_BYTES, Refusal, RefusalCode, RunState,
 };
 use wire::preamble::{Architecture, ByteOrder, PageSize, Preamble};
 use wire::section::{SectionInfo, SectionOrder};
@@ -17,7 +17,7 @@ use wire::tlv::plain_text;
 mod layout;
 mod side;
 
-pub use side::{Field, Side, differences};
+pub use side::{Field, Side, differences, not_compared};
 
 use super::error::Cause;
 use super::options::Options;
@@ -55,6 +55,19 @@ pub(crate) fn hello(machine: &Machine, options: &Options, store: StoreId) -> Hel
         sections: sections(&machine.sections),
         expected_bytes: None,
     }
+}
+
+/// What a machine has more of than a stream has room for.
+pub(crate) fn too_many(machine: &Machine) -> impl Iterator<Item = String> {
+    let counts = [
+        ("devices", machine.devices.len(), MAX_DEVICES),
+        ("regions of guest memory", machine.memory.regions().len(), MAX_REGIONS),
+        ("sections of the VMM's own", machine.sections.len(), MAX_SECTIONS),
+    ];
+    let too_many = counts.into_iter().filter(|(_, count, most)| count > most);
+    too_many.map(|(what, count, most)| {
+        format!("the machine has {count} {what}, and a stream has at most {most}")
+    })
 }
 
 fn memory(memory: &dyn GuestMemory) -> Vec<message::MemoryRegion> {
@@ -317,10 +330,11 @@ fn device(
             Field::Ids,
             format!("device {slot} is {} {there} and {} here", ids(theirs), ids(ours)),
         );
-    } else if let (Some(a), Some(b)) = (&theirs.layout, &ours.layout)
+    }
+    if let (Some(a), Some(b)) = (&theirs.layout, &ours.layout)
+        && left_out(theirs, ours, Field::Layout).is_none()
         && a != b
     {
-        // With other ids nobody expects the rest to be the same.
         let (a, b) = (layout::heard(a), layout::heard(b));
         for what in layout::differences(slot, &a, &b, there) {
             differs(Field::Layout, what);
@@ -383,6 +397,33 @@ fn device(
                 theirs.capabilities, ours.capabilities
             ),
         );
+    }
+}
+
+/// Why a field is not compared, where it is not: what the two have there then says nothing.
+fn left_out(
+    theirs: &DeviceIdentity,
+    ours: &DeviceIdentity,
+    field: Field,
+) -> Option<&'static str> {
+    match field {
+        // With other ids nobody expects the rest to be the same.
+        Field::Layout if (theirs.bus, theirs.pci) != (ours.bus, ours.pci) => {
+            Some("the ids differ")
+        }
+        Field::Layout if theirs.layout.is_none() || ours.layout.is_none() => {
+            Some("not known on both sides")
+        }
+        // Where only one of the two is known, that is a difference.
+        Field::Model if theirs.model.is_none() && ours.model.is_none() => {
+            Some("not known on either side")
+        }
+        Field::DataVersion => match (&theirs.model, &ours.model) {
+            (Some(a), Some(b)) if a.name == b.name => None,
+            (Some(_), Some(_)) => Some("the models differ"),
+            _ => Some("the model is not known on both sides"),
+        },
+        _ => None,
     }
 }
 

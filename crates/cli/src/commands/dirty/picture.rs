@@ -75,6 +75,11 @@ impl Heat {
         Heat { range, row_bytes, together, columns: Vec::new() }
     }
 
+    /// Whether any interval was added.
+    pub(super) fn begun(&self) -> bool {
+        !self.columns.is_empty()
+    }
+
     /// Adds what was written in one interval.
     pub(super) fn add(
         &mut self,

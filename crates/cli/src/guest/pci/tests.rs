@@ -266,6 +266,39 @@ fn a_window_in_which_the_device_sent_is_forgotten() {
 }
 
 #[test]
+fn the_guest_does_not_know_how_often_something_came_through_its_own_masks() {
+    for kind in [InterruptKind::Msi, InterruptKind::Msix] {
+        let guest = Guest::accel(accel::Parameters::default(), kind);
+        let (mut pci, bus) = (guest.pci(), &guest.board().bus);
+        let sent = |pci: &Pci, vector: usize| {
+            Ok(Some(guest.register(pci, reg::IRQ_SENT + 8 * vector as u64)))
+        };
+        let mut now = 0;
+        for step in 0..60 {
+            // Now and then all are due at once, and nothing comes meanwhile.
+            now += if step % 7 == 0 { 1 << 30 } else { 4_000_000 };
+            pci.mask_and_unmask(bus, now, &sent).expect("masks");
+            if step % 3 > 0 {
+                guest.sends(&pci, 1 + step % 5);
+            }
+            guest.hears(&mut pci);
+            let counts = bus.function(0).counts().expect("counts");
+            for (vector, counts) in counts.iter().take(VECTORS).enumerate() {
+                let sent = sent(&pci, vector).expect("a device");
+                let own = pci.vectors.own(vector, sent);
+                // Nothing comes while it masks, so the guest knows it exactly.
+                let exact = |count| (count, count);
+                assert_eq!(own.windows, exact(counts.windows), "{kind} {vector}");
+                let swallowed = counts.absorbed - counts.windows;
+                assert_eq!(own.swallowed, exact(swallowed), "{kind} {vector}");
+            }
+        }
+        let windows = bus.function(0).counts().expect("counts")[0].windows;
+        assert!(windows > 3 && guest.faults() == 0, "{kind}: {windows}");
+    }
+}
+
+#[test]
 fn a_function_without_a_way_to_interrupt_gets_another_unasked() {
     let guest =
         Guest::with(Box::new(uart::Uart::new(uart::Parameters::default()).unwrap()));

@@ -18,10 +18,12 @@ use anyhow::{Context, Result, bail};
 use control::pci::FunctionError;
 use serde::{Deserialize, Serialize};
 
+use super::account::{Account, Asked};
 use super::{Boot, Pci, capability, halves, read_u8, read_u16, read_u32};
 use crate::guest::board::Board;
 use crate::guest::bus::Bus;
 use crate::guest::controller::VECTORS;
+use crate::guest::digests::Own;
 use crate::guest::options::InterruptKind;
 use crate::guest::page::mix;
 
@@ -69,9 +71,9 @@ enum Masks {
 #[serde(deny_unknown_fields)]
 pub(super) struct Vector {
     window: Window,
-    /// What the device had sent by it when it was masked.
-    sent: u64,
-    /// It has sent more before it was unmasked.
+    /// When it was masked and something came.
+    pub(super) account: Account,
+    /// The device has sent by it while it was masked, and the guest has heard nothing since.
     pub(super) owed: bool,
 }
 
@@ -246,6 +248,13 @@ impl Vectors {
         cause.min(self.each.len().saturating_sub(1))
     }
 
+    /// What the guest itself knows of the times that a vector was masked, of a device that
+    /// is stopped and has sent so much by it.
+    pub(in crate::guest) fn own(&self, vector: usize, sent: Option<u64>) -> Own {
+        let vector = self.each.get(vector).copied().unwrap_or_default();
+        vector.account.own(sent)
+    }
+
     /// Whether a vector is masked now, by itself or with all others.
     pub(in crate::guest) fn masked(&self, vector: usize) -> bool {
         let each = self.each.get(vector).is_some_and(|vector| vector.window.closed);
@@ -255,7 +264,7 @@ impl Vectors {
     pub(super) fn fits(&self, vectors: usize, most: u64) -> bool {
         let window = |window: &Window| window.until <= most;
         (1..=vectors.min(VECTORS)).contains(&self.each.len())
-            && self.each.iter().all(|vector| window(&vector.window))
+            && self.each.iter().all(|one| window(&one.window) && one.account.fits(most))
             && window(&self.all)
             && self.closed <= most
     }
@@ -339,14 +348,14 @@ impl Pci {
                 continue;
             }
             let close = !window.closed;
-            self.cover(close, &[vector], sent, |pci| pci.set_one(bus, vector, close))?;
+            self.cover(&[vector], sent, |pci| pci.set_one(bus, vector, close))?;
             let length = self.length(if close { CLOSED } else { OPEN });
             self.vectors.each[vector].window.until = now + length;
         }
         if self.vectors.kind == InterruptKind::Msix && now >= self.vectors.all.until {
             let close = !self.vectors.all.closed;
             let every: Vec<usize> = (0..self.vectors.each.len()).collect();
-            self.cover(close, &every, sent, |pci| pci.set_all(bus, close))?;
+            self.cover(&every, sent, |pci| pci.set_all(bus, close))?;
             let length = self.length(if close { CLOSED } else { ALL_OPEN });
             self.vectors.all.until = now + length;
         }
@@ -354,27 +363,27 @@ impl Pci {
     }
 
     /// Opens or closes windows by `set`, and notes for each vector whose mask changes with
-    /// that what the device had sent: after it was masked, and before it is not.
+    /// that what the device had sent before and after it.
     fn cover(
         &mut self,
-        close: bool,
         vectors: &[usize],
         sent: Sent<'_>,
         set: impl FnOnce(&mut Pci) -> Result<(), FunctionError>,
     ) -> Result<(), FunctionError> {
-        let before: Vec<bool> = vectors.iter().map(|n| self.vectors.masked(*n)).collect();
-        let counts = |pci: &Pci| -> Result<Vec<Option<u64>>, FunctionError> {
-            vectors.iter().map(|vector| sent(pci, *vector)).collect()
+        let look = |pci: &Pci| -> Result<Vec<(bool, Option<u64>)>, FunctionError> {
+            let each =
+                vectors.iter().map(|n| Ok((pci.vectors.masked(*n), sent(pci, *n)?)));
+            each.collect()
         };
-        let last = if close { Vec::new() } else { counts(self)? };
+        let before = look(self)?;
         set(self)?;
-        let counts = if close { counts(self)? } else { last };
-        for ((vector, before), sent) in vectors.iter().zip(before).zip(counts) {
-            let after = self.vectors.masked(*vector);
+        let after = look(self)?;
+        for ((vector, before), after) in vectors.iter().zip(before).zip(after) {
             let one = &mut self.vectors.each[*vector];
-            match (before, after, sent) {
-                (false, true, Some(sent)) => one.sent = sent,
-                (true, false, Some(sent)) => one.owed |= sent > one.sent,
+            let asked = Asked { before: before.1, after: after.1 };
+            match (before.0, after.0) {
+                (false, true) => one.account.close(asked),
+                (true, false) => one.owed |= one.account.open(asked),
                 _ => {}
             }
         }

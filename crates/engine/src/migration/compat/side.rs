@@ -6,7 +6,7 @@ use port::Device;
 use wire::message::{DeviceIdentity, RefusalCode};
 use wire::preamble::{Architecture, ByteOrder, Preamble};
 
-use super::{device, host, identity, ids, layout, text, too_long};
+use super::{device, host, identity, ids, layout, left_out, text, too_long};
 
 /// What is compared of two devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,4 +174,14 @@ pub fn differences(source: &Side, destination: &Side) -> Vec<(Field, String)> {
         differs(Field::Capabilities, refusal.text);
     }
     reasons
+}
+
+/// Why a field of two devices is not compared, where it is not: then it neither fits nor
+/// differs. Such as the layouts of two devices with other ids.
+pub fn not_compared(
+    source: &Side,
+    destination: &Side,
+    field: Field,
+) -> Option<&'static str> {
+    left_out(&source.identity, &destination.identity, field)
 }
