@@ -252,6 +252,25 @@ fn a_server_that_dies_takes_what_was_seen_along_or_leaves_half_a_picture() {
 }
 
 #[test]
+fn a_picture_that_is_lost_with_its_device_is_not_spoken_of() {
+    let folder = folder();
+    let (mut server, device) = served(folder.path(), &[]);
+    let pictures = folder.path().join("pictures");
+    std::fs::create_dir(&pictures).expect("a folder");
+    let shown = pictures.join("heat.svg").display().to_string();
+    let arguments = ["dirty", &device, "--duration", "1h", "--interval", "50ms"];
+    let mut process = Process::start(&[&arguments[..], &["--picture", &shown]].concat());
+    assert!(process.line().contains("pages"));
+    std::fs::remove_dir_all(&pictures).expect("it goes");
+    server.process.kill();
+    assert_eq!(process.wait(stage::LONGEST), Some(1), "{}", process.err());
+    let why = process.err();
+    for words in ["the device is gone", "cannot be watched any more, nor its picture"] {
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[test]
 fn a_picture_whose_name_is_no_text_ends_the_watch_in_a_panic() {
     let folder = folder();
     let (_server, device) = served(folder.path(), &[]);

@@ -56,7 +56,7 @@ use thiserror::Error;
 
 pub use self::log::Followed;
 use self::log::Log;
-use crate::transport::{DmaTarget, Transport, TransportError};
+use crate::transport::{DmaTarget, DmaWrites, Transport, TransportError};
 
 /// Where devices find memory. Clones are the same.
 #[derive(Clone)]
@@ -98,13 +98,6 @@ struct Entry {
 enum Target {
     Memory { memory: SharedMemory, offset: u64, writable: bool },
     Messages { writable: bool },
-}
-
-/// What devices do to memory while that is taken from them.
-#[derive(Clone, Copy)]
-enum Writes {
-    MayGoOn,
-    Ended,
 }
 
 struct Device {
@@ -263,7 +256,7 @@ impl AddressSpace {
     /// answer in time: it may still write there, and the mapping stays, until this is
     /// asked again. One that is gone is taken to have let go.
     pub fn unmap(&self, range: IovaRange) -> Result<(), SpaceError> {
-        self.take_away(range, Writes::MayGoOn)
+        self.take_away(range, DmaWrites::MayGoOn)
     }
 
     /// As [`AddressSpace::unmap`], where the VMM knows that no device writes there any
@@ -274,10 +267,10 @@ impl AddressSpace {
     /// # Errors
     /// See [`AddressSpace::unmap`].
     pub fn unmap_quiesced(&self, range: IovaRange) -> Result<(), SpaceError> {
-        self.take_away(range, Writes::Ended)
+        self.take_away(range, DmaWrites::Ended)
     }
 
-    fn take_away(&self, range: IovaRange, writes: Writes) -> Result<(), SpaceError> {
+    fn take_away(&self, range: IovaRange, writes: DmaWrites) -> Result<(), SpaceError> {
         let state = &mut *lock(&self.state);
         let State { mapped, table, devices, .. } = state;
         let Some(entry) = mapped.get_mut(&range.start()) else {
@@ -371,7 +364,7 @@ impl Device {
         &self,
         mapping: Mapping,
         writable: Option<&Mappings>,
-        writes: Writes,
+        writes: DmaWrites,
     ) -> Result<(), SpaceError> {
         let Some(transport) = &self.transport else { return Ok(()) };
         let range = mapping.iova;
@@ -379,11 +372,7 @@ impl Device {
         if let (Some(page), Some(on), Some(table)) =
             (log.source.goes_with_mappings(), &mut log.on, writable)
         {
-            let told = match writes {
-                Writes::MayGoOn => transport.dma_unmap_dirty(range, page),
-                Writes::Ended => transport.dma_unmap_quiesced(range, page),
-            };
-            match told {
+            match transport.dma_unmap_dirty(range, page, writes) {
                 Ok(words) if !words.is_empty() => {
                     let report = DirtyReport { range, page, words: &words };
                     table.merge(report, &on.dirty);

@@ -53,7 +53,7 @@ pub use pci::{
 pub use probe::{ProbeError, open};
 pub use raw::Raw;
 pub use transport::{
-    DataSession, DeviceInfo, Direction, DmaTarget, IoFd, IrqAction, IrqForm, IrqInfo,
-    MappedArea, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,
+    DataSession, DeviceInfo, Direction, DmaTarget, DmaWrites, IoFd, IrqAction, IrqForm,
+    IrqInfo, MappedArea, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,
     TransportError,
 };

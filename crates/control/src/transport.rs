@@ -248,8 +248,9 @@ pub trait Transport: Send + Sync {
     /// Takes a mapping away, and tells what the device wrote through it and no report
     /// has told yet, a bit for each `page`
     /// (`VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP`, Linux 5.8): little-endian words of 64
-    /// bits, exactly as many as the range needs. Where nobody can tell until the very
-    /// moment that it is gone (iommufd), all of them are set. ENOTTY by default.
+    /// bits, exactly as many as the range needs. Where `writes` may go on and nobody can
+    /// tell until the very moment that it is gone (iommufd), all of them are set. ENOTTY by
+    /// default.
     ///
     /// # Errors
     /// See [`Transport::device_info`]. EINVAL where writes are not tracked, unless all bits
@@ -259,22 +260,9 @@ pub trait Transport: Send + Sync {
         &self,
         _range: IovaRange,
         _page: PageSize,
+        _writes: DmaWrites,
     ) -> Result<Vec<u64>, TransportError> {
         Err(refused("unmap DMA with its dirty bits"))
-    }
-
-    /// As [`Transport::dma_unmap_dirty`], of memory that no device writes to any more, as
-    /// the caller knows: so what was written is told exactly, also where it is read before
-    /// the mapping goes. What is written meanwhile after all may be lost.
-    ///
-    /// # Errors
-    /// See [`Transport::dma_unmap_dirty`].
-    fn dma_unmap_quiesced(
-        &self,
-        range: IovaRange,
-        page: PageSize,
-    ) -> Result<Vec<u64>, TransportError> {
-        self.dma_unmap_dirty(range, page)
     }
 
     /// The most bytes of bits that one report of the DMA log may have, for what the
@@ -321,6 +309,16 @@ pub struct RegionWrite<'a> {
     pub offset: u64,
     /// What.
     pub data: &'a [u8],
+}
+
+/// What devices do to memory while that is taken from them, as whoever takes it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DmaWrites {
+    /// They may write until it is gone.
+    MayGoOn,
+    /// They write there no more: what was written can be read before it goes, and is told
+    /// exactly. What they write after all may be lost.
+    Ended,
 }
 
 /// What a DMA mapping leads to.

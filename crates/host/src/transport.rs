@@ -11,8 +11,8 @@ use abi::irq::IrqSetFlags;
 use abi::v2::{DeviceMigState, DeviceState};
 use abi::vfio_user::{LoggingControl, LoggingReport};
 use control::{
-    DataSession, DeviceInfo, Direction, DmaTarget, IrqAction, IrqForm, IrqInfo,
-    MappedArea, Raw, RegionInfo, Transport, TransportError, identity,
+    DataSession, DeviceInfo, Direction, DmaTarget, DmaWrites, IrqAction, IrqForm,
+    IrqInfo, MappedArea, Raw, RegionInfo, Transport, TransportError, identity,
 };
 use dirty::{IovaRange, PageSize};
 use port::DirtySource;
@@ -246,16 +246,34 @@ impl Transport for Host {
         &self,
         range: IovaRange,
         page: PageSize,
+        writes: DmaWrites,
     ) -> Result<Vec<u64>, TransportError> {
-        self.unmap_with_bits(range, page, Writes::MayGoOn)
-    }
-
-    fn dma_unmap_quiesced(
-        &self,
-        range: IovaRange,
-        page: PageSize,
-    ) -> Result<Vec<u64>, TransportError> {
-        self.unmap_with_bits(range, page, Writes::Ended)
+        const OPERATION: &str = "unmap memory with its dirty bits";
+        let errno = |errno: Errno| io::Error::from_raw_os_error(errno.0);
+        let space = self.space(OPERATION)?;
+        let words =
+            crate::container::words(range, page).ok_or(TransportError::Errno {
+                operation: OPERATION,
+                errno: Errno::EINVAL,
+            })?;
+        self.slow(OPERATION, move |_| {
+            let mut bits = vec![0; words];
+            let (start, length) = (range.start(), range.length());
+            // A container has one call for both. iommufd has two, and what is written
+            // between them is in neither's answer.
+            let bytes = if space.ioas_id().is_none() || writes == DmaWrites::Ended {
+                space.unmap_dirty(start, length, page.bytes(), &mut bits)?
+            } else if space.page_table().is_some() {
+                bits.fill(u64::MAX);
+                space.unmap(start, length)?
+            } else {
+                return Err(errno(Errno::ENOTTY));
+            };
+            match bytes {
+                0 => Err(errno(Errno::ENOENT)),
+                _ => Ok(bits),
+            }
+        })
     }
 
     fn memory_log(&self) -> Result<Option<Box<dyn DirtySource>>, TransportError> {
@@ -305,48 +323,7 @@ impl Raw for Host {
     }
 }
 
-/// What a device does to memory while that is taken from it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Writes {
-    MayGoOn,
-    Ended,
-}
-
 impl Host {
-    fn unmap_with_bits(
-        &self,
-        range: IovaRange,
-        page: PageSize,
-        writes: Writes,
-    ) -> Result<Vec<u64>, TransportError> {
-        const OPERATION: &str = "unmap memory with its dirty bits";
-        let errno = |errno: Errno| io::Error::from_raw_os_error(errno.0);
-        let space = self.space(OPERATION)?;
-        let words =
-            crate::container::words(range, page).ok_or(TransportError::Errno {
-                operation: OPERATION,
-                errno: Errno::EINVAL,
-            })?;
-        self.slow(OPERATION, move |_| {
-            let mut bits = vec![0; words];
-            let (start, length) = (range.start(), range.length());
-            // A container has one call for both. iommufd has two, and what is written
-            // between them is in neither's answer.
-            let bytes = if space.ioas_id().is_none() || writes == Writes::Ended {
-                space.unmap_dirty(start, length, page.bytes(), &mut bits)?
-            } else if space.page_table().is_some() {
-                bits.fill(u64::MAX);
-                space.unmap(start, length)?
-            } else {
-                return Err(errno(Errno::ENOTTY));
-            };
-            match bytes {
-                0 => Err(errno(Errno::ENOENT)),
-                _ => Ok(bits),
-            }
-        })
-    }
-
     fn write_within(
         &self,
         index: u32,

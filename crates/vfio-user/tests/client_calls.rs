@@ -16,7 +16,8 @@ use abi::errno::Errno;
 use abi::irq::IrqSetFlags;
 use abi::vfio_user::{Command, Header};
 use control::{
-    DmaTarget, IoFd, IrqAction, IrqForm, RegionWrite, Transport, TransportError,
+    DmaTarget, DmaWrites, IoFd, IrqAction, IrqForm, RegionWrite, Transport,
+    TransportError,
 };
 use dirty::{IovaRange, PageSize};
 use support::{Raw, SOON, message};
@@ -427,22 +428,30 @@ fn a_page_written_before_its_mapping_went_is_lost() {
         assert!(raw.ended());
     });
     mapped(&client, all.start(), all.length());
-    let words = client.dma_unmap_dirty(all, PageSize::FOUR_K).unwrap();
+    let words =
+        client.dma_unmap_dirty(all, PageSize::FOUR_K, DmaWrites::MayGoOn).unwrap();
     assert_eq!(words, [5, 1 << 35]);
     mapped(&client, all.start(), all.length());
-    let error = client.dma_unmap_dirty(all, PageSize::FOUR_K).unwrap_err();
+    let error =
+        client.dma_unmap_dirty(all, PageSize::FOUR_K, DmaWrites::MayGoOn).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EIO));
     let target = DmaTarget::Messages { writable: true };
     let full = client.dma_map(range(0, 4096), target).unwrap_err();
     assert_eq!(full.errno(), Some(Errno::ENOSPC));
-    assert_eq!(client.dma_unmap_dirty(all, PageSize::FOUR_K).unwrap(), [0, 0]);
+    assert_eq!(
+        client.dma_unmap_dirty(all, PageSize::FOUR_K, DmaWrites::MayGoOn).unwrap(),
+        [0, 0]
+    );
     for _ in 0..5 {
         mapped(&client, all.start(), all.length());
-        let error = client.dma_unmap_dirty(all, PageSize::FOUR_K).unwrap_err();
+        let error = client
+            .dma_unmap_dirty(all, PageSize::FOUR_K, DmaWrites::MayGoOn)
+            .unwrap_err();
         assert!(matches!(error, TransportError::Broken { .. }), "{error:?}");
     }
     mapped(&client, all.start(), all.length());
-    let error = client.dma_unmap_dirty(all, PageSize::FOUR_K).unwrap_err();
+    let error =
+        client.dma_unmap_dirty(all, PageSize::FOUR_K, DmaWrites::MayGoOn).unwrap_err();
     assert!(matches!(error, TransportError::Broken { .. }), "{error:?}");
     assert!(client.device_info().is_err());
     drop(client);
@@ -458,10 +467,13 @@ fn more_dirty_bits_than_were_agreed_to_are_asked_for() {
     });
     assert_eq!(client.most_report_bytes(), 64);
     let pages = |count: u64| range(0, count * 4096);
-    let error = client.dma_unmap_dirty(pages(513), PageSize::FOUR_K).unwrap_err();
+    let error = client
+        .dma_unmap_dirty(pages(513), PageSize::FOUR_K, DmaWrites::MayGoOn)
+        .unwrap_err();
     assert_eq!(error.errno(), Some(Errno::E2BIG));
     assert!(error.to_string().contains("max_bitmap_size"), "{error}");
-    let words = client.dma_unmap_dirty(pages(512), PageSize::FOUR_K).unwrap();
+    let words =
+        client.dma_unmap_dirty(pages(512), PageSize::FOUR_K, DmaWrites::MayGoOn).unwrap();
     assert_eq!(words, [0; 8]);
     drop(client);
     thread.join().unwrap();

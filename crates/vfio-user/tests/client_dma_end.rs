@@ -12,7 +12,7 @@ use std::time::Duration;
 use abi::errno::Errno;
 use abi::v2::DeviceState;
 use abi::vfio_user::Command;
-use control::{Transport, TransportError};
+use control::{DmaWrites, Transport, TransportError};
 use dirty::{IovaRange, PageSize};
 use support::{Raw, SOON, agreement, message};
 use vfio_migrate_vfio_user::codec::{Reply, Version};
@@ -137,7 +137,7 @@ fn no_write_comes_after_memory_was_unmapped() {
         body
     };
     call_with(unmap, &DIRTY, |client| {
-        client.dma_unmap_dirty(all(), PageSize::FOUR_K).map(drop)
+        client.dma_unmap_dirty(all(), PageSize::FOUR_K, DmaWrites::MayGoOn).map(drop)
     });
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use abi::pci::config::{COMMAND, Command};
 use abi::pci::region_index::{BAR0, CONFIG};
-use control::{DmaTarget, Transport};
+use control::{DmaTarget, DmaWrites, Transport};
 use dirty::{IovaRange, PageSize};
 use host::{Host, HostOptions};
 use sys::SharedMemory;
@@ -142,7 +142,9 @@ pub(super) fn check_container() -> Checked {
         found.iter().try_for_each(|(range, words)| all_set(words, *range))?;
     }
     for range in &ranges {
-        let bits = device.dma_unmap_dirty(*range, page).map_err(said("UNMAP"))?;
+        let bits = device
+            .dma_unmap_dirty(*range, page, DmaWrites::MayGoOn)
+            .map_err(said("UNMAP"))?;
         all_set(&bits, *range)?;
     }
     // It may try: the IOMMU does not let it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use abi::type1::{DirtyPagesFlags, MAX_BITMAP_SIZE};
-use control::{DmaTarget, Transport, TransportError};
+use control::{DmaTarget, DmaWrites, Transport, TransportError};
 use dirty::{Bitmap, IovaRange, PageSize};
 use host::{Container, Host, HostOptions, RawQuery};
 use port::{DirtyReport, DirtySource, Gpa, Mapping, Mappings};
@@ -158,7 +158,12 @@ pub(super) fn check_clean() -> Checked {
         .collect(all, &mut |report| reported.extend_from_slice(report.words))
         .map_err(said("collect"))?;
     none(&reported)?;
-    none(&group.device.dma_unmap_dirty(all, page).map_err(said("UNMAP"))?)?;
+    none(
+        &group
+            .device
+            .dma_unmap_dirty(all, page, DmaWrites::MayGoOn)
+            .map_err(said("UNMAP"))?,
+    )?;
     source.stop().map_err(said("STOP"))?;
     Ok(format!("{PAGES} pages, none dirty; unmapped with their bits"))
 }
@@ -259,7 +264,10 @@ pub(super) fn check_source() -> Checked {
     };
     expect("dirty pages of the guest", dirty(&mut source), 0)?;
     let page = pages(PAGE)?;
-    let bits = group.device.dma_unmap_dirty(near, page).map_err(said("UNMAP"))?;
+    let bits = group
+        .device
+        .dma_unmap_dirty(near, page, DmaWrites::MayGoOn)
+        .map_err(said("UNMAP"))?;
     none(&bits)?;
     expect("dirty pages after an unmap", dirty(&mut source), 64)?;
     source.stop().map_err(said("STOP"))?;
@@ -273,7 +281,7 @@ pub(super) fn check_unmap() -> Checked {
     let group = Group::new()?;
     let all = mapped()?;
     let (page, other) = (pages(PAGE)?, pages(2 * PAGE)?);
-    let unmap = |page| told(group.device.dma_unmap_dirty(all, page));
+    let unmap = |page| told(group.device.dma_unmap_dirty(all, page, DmaWrites::MayGoOn));
     let before = unmap(page);
     group.container.start().map_err(said("START"))?;
     let found = [before, unmap(other), unmap(page)];

@@ -86,10 +86,13 @@ pub(super) fn run(dirty: &Dirty) -> Result<Exit> {
     });
     // And what was counted, on a full disk.
     let named = dirty.picture.as_deref().filter(|_| matches!(drawn, Ok(true)));
-    let seen = seen.with_context(|| match (heat.begun(), named) {
-        (false, _) => format!("{device} cannot be watched"),
-        (true, None) => format!("{device} cannot be watched any more"),
-        (true, Some(path)) => format!(
+    let seen = seen.with_context(|| match (heat.begun(), named, &drawn) {
+        (false, ..) => format!("{device} cannot be watched"),
+        (true, None, Err(error)) => format!(
+            "{device} cannot be watched any more, nor its picture written ({error})"
+        ),
+        (true, None, Ok(_)) => format!("{device} cannot be watched any more"),
+        (true, Some(path), _) => format!(
             "{device} cannot be watched any more (what was seen until then: {})",
             path.display()
         ),

@@ -10,8 +10,8 @@ use dirty::{IovaRange, PageSize};
 use port::{DirtyReport, DirtySource, SourceError, Space};
 use sys::EventFd;
 use vfio_migrate_control::{
-    AddressSpace, DataSession, DeviceInfo, Direction, DmaTarget, Followed, IrqInfo,
-    MappedArea, RegionInfo, Transport, TransportError,
+    AddressSpace, DataSession, DeviceInfo, Direction, DmaTarget, DmaWrites, Followed,
+    IrqInfo, MappedArea, RegionInfo, Transport, TransportError,
 };
 
 use super::range;
@@ -109,37 +109,6 @@ impl Writer {
     fn messages_served(&self) -> bool {
         let messages = self.inner().messages.take();
         messages.is_none_or(|served| served())
-    }
-
-    fn unmap_with_bits(
-        &self,
-        at: IovaRange,
-        page: PageSize,
-    ) -> Result<Vec<u64>, TransportError> {
-        const OPERATION: &str = "unmap with bits";
-        let inner = &mut *self.inner();
-        if !inner.manner.keeper.goes() || page != inner.manner.page {
-            return failed(OPERATION, Errno::ENOTTY);
-        }
-        if inner.covers.is_none() {
-            return failed(OPERATION, Errno::EINVAL);
-        }
-        if std::mem::take(&mut inner.hangs) {
-            inner.dead = true;
-            return Err(TransportError::TimedOut { operation: OPERATION, millis: 1 });
-        }
-        if let Some(errno) = inner.bits.take() {
-            return failed(OPERATION, errno);
-        }
-        if inner.manner.keeper == Keeper::Mappings {
-            inner.go(at).or_else(|errno| failed(OPERATION, errno))?;
-            return Ok(inner.take(at));
-        }
-        // What is written last is not in what was read, and goes. A refusal loses none.
-        let read = inner.read(at);
-        inner.go(at).or_else(|errno| failed(OPERATION, errno))?;
-        inner.take(at);
-        Ok(read)
     }
 }
 
@@ -329,19 +298,35 @@ impl Transport for Writer {
         &self,
         at: IovaRange,
         page: PageSize,
+        writes: DmaWrites,
     ) -> Result<Vec<u64>, TransportError> {
-        let mut bits = self.unmap_with_bits(at, page)?;
-        if self.inner().manner.keeper == Keeper::PageTable {
-            bits.fill(u64::MAX);
+        const OPERATION: &str = "unmap with bits";
+        let inner = &mut *self.inner();
+        if !inner.manner.keeper.goes() || page != inner.manner.page {
+            return failed(OPERATION, Errno::ENOTTY);
         }
-        Ok(bits)
-    }
-    fn dma_unmap_quiesced(
-        &self,
-        at: IovaRange,
-        page: PageSize,
-    ) -> Result<Vec<u64>, TransportError> {
-        self.unmap_with_bits(at, page)
+        if inner.covers.is_none() {
+            return failed(OPERATION, Errno::EINVAL);
+        }
+        if std::mem::take(&mut inner.hangs) {
+            inner.dead = true;
+            return Err(TransportError::TimedOut { operation: OPERATION, millis: 1 });
+        }
+        if let Some(errno) = inner.bits.take() {
+            return failed(OPERATION, errno);
+        }
+        if inner.manner.keeper == Keeper::Mappings {
+            inner.go(at).or_else(|errno| failed(OPERATION, errno))?;
+            return Ok(inner.take(at));
+        }
+        // What is written last is not in what was read, and goes. A refusal loses none.
+        let mut read = inner.read(at);
+        inner.go(at).or_else(|errno| failed(OPERATION, errno))?;
+        inner.take(at);
+        if writes == DmaWrites::MayGoOn {
+            read.fill(u64::MAX);
+        }
+        Ok(read)
     }
     fn reset(&self) -> Result<(), TransportError> {
         failed("reset", Errno::ENOTTY)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use abi::errno::Errno;
 use abi::feature::Feature;
-use control::{DmaTarget, Transport, TransportError};
+use control::{DmaTarget, DmaWrites, Transport, TransportError};
 use dirty::{IovaRange, PageSize};
 use port::{DirtyReport, DirtySource};
 use sys::SharedMemory;
@@ -249,9 +249,9 @@ fn what_was_written_until_the_unmap_is_not_lost_with_the_mapping() {
     let all = range(0, 65 * 4096);
     host.dma_map(all, target).unwrap();
     fake.script().bits = vec![2, 1];
-    assert_eq!(host.dma_unmap_dirty(all, PAGE).unwrap(), [2, 1]);
+    assert_eq!(host.dma_unmap_dirty(all, PAGE, DmaWrites::MayGoOn).unwrap(), [2, 1]);
     assert!(fake.was_asked("unmap_dirty 0x1000 2"));
-    let gone = host.dma_unmap_dirty(all, PAGE).unwrap_err();
+    let gone = host.dma_unmap_dirty(all, PAGE, DmaWrites::MayGoOn).unwrap_err();
     assert_eq!(gone.errno(), Some(Errno::ENOENT));
 }
 
@@ -270,17 +270,20 @@ fn what_a_device_writes_between_the_question_and_the_unmap_goes_with_the_mapping
         (fake, host)
     };
     let (_fake, host) = mapped(false);
-    assert_eq!(host.dma_unmap_dirty(all, PAGE).unwrap(), [0x82, 1]);
+    assert_eq!(host.dma_unmap_dirty(all, PAGE, DmaWrites::MayGoOn).unwrap(), [0x82, 1]);
     // iommufd has no such call, and so nobody knows.
     let (fake, host) = mapped(true);
-    assert_eq!(host.dma_unmap_dirty(all, PAGE).unwrap(), [u64::MAX, u64::MAX]);
+    assert_eq!(
+        host.dma_unmap_dirty(all, PAGE, DmaWrites::MayGoOn).unwrap(),
+        [u64::MAX, u64::MAX]
+    );
     assert!(!fake.was_asked("unmap_dirty") && fake.script().mapped.is_empty());
-    let gone = host.dma_unmap_dirty(all, PAGE).unwrap_err();
+    let gone = host.dma_unmap_dirty(all, PAGE, DmaWrites::MayGoOn).unwrap_err();
     assert_eq!(gone.errno(), Some(Errno::ENOENT));
     // But that they stand still.
     let (fake, host) = mapped(true);
     fake.script().late.clear();
-    assert_eq!(host.dma_unmap_quiesced(all, PAGE).unwrap(), [2, 1]);
+    assert_eq!(host.dma_unmap_dirty(all, PAGE, DmaWrites::Ended).unwrap(), [2, 1]);
     assert!(fake.script().mapped.is_empty());
 }
 
@@ -289,7 +292,8 @@ fn an_iommu_that_does_not_track_is_believed_to_count() {
     let fake = Fake::new();
     let host = fake.open();
     fake.script().mapped = vec![(0, 4096)];
-    let untold = host.dma_unmap_dirty(range(0, 4096), PAGE).unwrap_err();
+    let untold =
+        host.dma_unmap_dirty(range(0, 4096), PAGE, DmaWrites::MayGoOn).unwrap_err();
     assert_eq!(untold.errno(), Some(Errno::ENOTTY));
     assert_eq!(fake.script().mapped, [(0, 4096)]);
 }

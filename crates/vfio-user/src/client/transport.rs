@@ -8,9 +8,9 @@ use abi::irq::IrqInfo as RawIrqInfo;
 use abi::v2::{DeviceMigState, DeviceState};
 use abi::vfio_user::DeviceInfo as RawDeviceInfo;
 use control::{
-    DataSession, DeviceInfo, Direction, DmaTarget, IrqAction, IrqForm, IrqInfo,
-    MappedArea, Raw, RegionInfo, RegionIoFds, RegionWrite, SaveStream, Transport,
-    TransportError,
+    DataSession, DeviceInfo, Direction, DmaTarget, DmaWrites, IrqAction, IrqForm,
+    IrqInfo, MappedArea, Raw, RegionInfo, RegionIoFds, RegionWrite, SaveStream,
+    Transport, TransportError,
 };
 use dirty::{IovaRange, PageSize};
 use sys::EventFd;
@@ -330,6 +330,8 @@ impl Transport for Client {
         &self,
         range: IovaRange,
         page: PageSize,
+        // It says so in the answer to the one message that ends them.
+        _: DmaWrites,
     ) -> Result<Vec<u64>, TransportError> {
         self.unmap_dirty(range, page)
     }

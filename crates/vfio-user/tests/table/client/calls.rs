@@ -5,7 +5,8 @@ use std::io;
 use abi::feature::Feature;
 use abi::v2::DeviceState;
 use control::{
-    Direction, DmaTarget, IrqAction, IrqForm, RegionWrite, Transport, TransportError,
+    Direction, DmaTarget, DmaWrites, IrqAction, IrqForm, RegionWrite, Transport,
+    TransportError,
 };
 use dirty::{IovaRange, PageSize};
 use sys::{EventFd, SharedMemory};
@@ -47,7 +48,7 @@ calls! {
     DMA_UNMAP, 3, |client| client.dma_unmap(range());
     DMA_UNMAP_DIRTY, 3, |client| {
         let page = PageSize::new(4096).unwrap();
-        let words = client.dma_unmap_dirty(range(), page)?;
+        let words = client.dma_unmap_dirty(range(), page, DmaWrites::MayGoOn)?;
         assert_eq!(words, [3]);
         Ok(())
     };
